@@ -1,0 +1,1 @@
+"""What can be served: models, their source sets, and where the weights lie."""

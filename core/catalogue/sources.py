@@ -1,0 +1,120 @@
+"""One source: which SAE it is, where its weights come from, and what is known without loading them."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.catalogue.directory import PublishedSae
+from core.errors import InvalidRequest
+
+_SOURCE_ID = re.compile(r"(?P<layer>\d+)-(?P<set>.+)")
+_BYTES_PER_NUMBER = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Weights from the Hugging Face hub, through SAELens' directory."""
+
+    release: str
+    sae_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Weights in a local folder in SAELens' format (`cfg.json`, `sae_weights.safetensors`)."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One SAE of a source set.
+
+    Attributes:
+        id: `7-res-jb`.
+        source_set: `res-jb`.
+        layer: Layer by its id.
+        origin: Where the weights come from.
+        hook_name: Hook point that it reads.
+        d_in: Width of that activation.
+        d_sae: Number of features.
+        architecture: SAELens' name.
+        dfa: Whether direct feature attribution is offered: attention-output sets only.
+    """
+
+    id: str
+    source_set: str
+    layer: int
+    origin: Published | Folder
+    hook_name: str
+    d_in: int
+    d_sae: int
+    architecture: str
+
+    @property
+    def dfa(self) -> bool:
+        """Attention-output sets are recognised by `-att-` or `-att_` in their id, as Neuronpedia does."""
+        return "-att-" in self.id or "-att_" in self.id
+
+    def size_bytes(self, dtype: str) -> int:
+        """Bytes of the loaded weights: encoder, decoder and three vectors of `d_sae`, which bounds every architecture.
+
+        Skip transcoders add a `[d_in, d_in]` matrix.
+        """
+        skip = self.d_in * self.d_in if "skip" in self.architecture else 0
+        numbers = 2 * self.d_in * self.d_sae + 3 * self.d_sae + self.d_in + skip
+        return numbers * _BYTES_PER_NUMBER[dtype]
+
+
+def published_source(row: PublishedSae) -> Source:
+    """Describes a published SAE. Downloads its configuration, never its weights, unless it is in the cache."""
+    from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
+
+    config = load_sae_config_from_huggingface(row.release, row.sae_id)
+    return _describe(row.source, row.source_set, row.layer, Published(row.release, row.sae_id), config)
+
+
+def folder_sources(source_set: str, folder: Path) -> list[Source]:
+    """Describes a local source set: a folder with one SAELens folder per source, named by source id.
+
+    Raises:
+        InvalidRequest: There is no such folder, or nothing in it is named like a source of the set.
+    """
+    found: list[Source] = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _SOURCE_ID.fullmatch(path.name)
+        if match and match["set"] == source_set and (path / "cfg.json").is_file():
+            config = _read_config(path)
+            found.append(_describe(path.name, source_set, int(match["layer"]), Folder(str(path)), config))
+    if not found:
+        raise InvalidRequest(
+            f"The folder of source set '{source_set}' holds no SAE.",
+            f"Expected folders named like '0-{source_set}', each with cfg.json and sae_weights.safetensors.",
+        )
+    return sorted(found, key=lambda source: source.layer)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    config = json.loads((folder / "cfg.json").read_text())
+    if "metadata" in config:
+        return config
+    from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
+
+    return handle_config_defaulting(config)
+
+
+def _describe(
+    source_id: str, source_set: str, layer: int, origin: Published | Folder, config: dict[str, Any]
+) -> Source:
+    return Source(
+        id=source_id,
+        source_set=source_set,
+        layer=layer,
+        origin=origin,
+        hook_name=config["metadata"]["hook_name"],
+        d_in=config["d_in"],
+        d_sae=config["d_sae"],
+        architecture=config["architecture"],
+    )

@@ -1,0 +1,1 @@
+"""The eager model engine: a plain `transformers` forward, read at TransformerLens hook points."""

@@ -1,0 +1,68 @@
+"""A loaded language model and the facts about it that requests need.
+
+Any `transformers` causal language model loads here. Its forward stays the plain Hugging Face one; see `capture` for
+how it is read.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any, Self
+
+import torch
+
+from core.engine.capture import Capture, capture, pad_right
+from core.engine.hook_points import HookPoints
+from core.engine.shape import ModelShape
+from core.errors import InvalidRequest
+
+
+class EagerModel:
+    """A causal language model on one device, read at hook points.
+
+    All methods that touch the device must run on the one thread that owns it (`core.device`).
+    """
+
+    def __init__(self, model: Any, pad_id: int) -> None:
+        self._model = model.eval()
+        self._pad_id = pad_id
+        self.hook_points = HookPoints(model)
+        self.shape = ModelShape.from_config(model.config)
+        self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
+
+    @classmethod
+    def load(cls, weights: str, *, pad_id: int, device: str, dtype: str = "auto", revision: str | None = None) -> Self:
+        """Loads from a Hugging Face repository id or a local folder; only safetensors weights are read.
+
+        Gemma-2 caps its attention scores, which `sdpa` silently leaves out, so such models keep eager attention.
+        """
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config: Any = AutoConfig.from_pretrained(weights, revision=revision)
+        capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            weights,
+            revision=revision,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="eager" if capped else None,
+        )
+        return cls(model.to(device), pad_id)
+
+    def capture(
+        self,
+        prompts: Sequence[Sequence[int]],
+        names: Collection[str],
+        attention_layers: Collection[int] = (),
+    ) -> Capture:
+        """Reads hook points `names` over `prompts` in one stopped forward pass.
+
+        Returns:
+            Activations `[batch, longest, d]`; a row's entries past its own length are padding.
+        """
+        ids = pad_right(prompts, self._pad_id).to(self.device)
+        return capture(self._model, self.hook_points, ids, names, attention_layers)
+
+    def check_layer(self, layer: int) -> None:
+        """Refuses a layer that the model does not have."""
+        if not 0 <= layer < self.shape.n_layers:
+            raise InvalidRequest(f"Invalid layer: {layer}. Must be in [0, {self.shape.n_layers}).")

@@ -1,0 +1,86 @@
+"""Every way Rayscope refuses or fails a request, with the HTTP status each one deserves.
+
+An error crosses process borders: a Runner raises it, Ray pickles it, the Gateway turns it into a response. Exceptions
+pickle by their positional arguments, so every class here takes `(message, hint, ...)` by position and nothing else.
+
+    client's mistake     InvalidRequest 400 · Unauthorized 401 · NotFound 404 · TooLarge 413
+    the cluster is busy  Overloaded 429 · DeadlineExceeded 504 · Unavailable 503
+    our bug              RayscopeError 500
+
+The message says what happened, `hint` what to do about it. The mapping to HTTP bodies is the Gateway's, not ours.
+"""
+
+from typing import ClassVar
+
+
+class RayscopeError(Exception):
+    """Base of all errors that reach a client."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InvalidRequest(RayscopeError):
+    """The request can never succeed as it is written."""
+
+    status = 400
+    code = "invalid_request"
+
+
+class Unauthorized(RayscopeError):
+    """The secret is missing or wrong."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class NotFound(RayscopeError):
+    """The named model, source set, source or route is not served here."""
+
+    status = 404
+    code = "not_found"
+
+
+class TooLarge(RayscopeError):
+    """The request needs more memory than this cluster may ever give to one request."""
+
+    status = 413
+    code = "too_large"
+
+
+class Overloaded(RayscopeError):
+    """Every queue that could take the request is full.
+
+    Attributes:
+        retry_after_s: Seconds after which a retry has a fair chance, from measured queue time.
+    """
+
+    status = 429
+    code = "overloaded"
+
+    def __init__(self, message: str, hint: str | None = None, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, hint)
+        self.args = (message, hint, retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(RayscopeError):
+    """What is needed to answer exists but is not up at the moment."""
+
+    status = 503
+    code = "unavailable"
+
+
+class DeadlineExceeded(RayscopeError):
+    """The request's deadline passed before it was answered."""
+
+    status = 504
+    code = "deadline_exceeded"

@@ -1,0 +1,346 @@
+"""Residency: which SAEs are on the device, within a budget of bytes, and leased to the requests that use them.
+
+    lease(keys) --> size check --> [queue] --> reservation of all keys at once --> loads --> body --> release
+                    TooLarge       DeadlineExceeded         |                      the loader's own error
+                                                            +--> eviction of unleased entries, oldest lease first,
+                                                                 into host memory while that has room
+
+What holds at every moment:
+
+* Bytes on the device, loads and departures under way included, never exceed the budget. * A leased entry is
+never evicted, and nothing is evicted for a request that cannot be served with it. * One load per key, whoever
+else asks for it. A failed load reaches everybody who waited for it, leaves nothing
+  behind and is not remembered.
+* Reservations are made first come, first served. While one waits for others to release, requests for what is
+  loaded already pass it, unless they ask for what it waits for; so nobody starves and the device does not
+  idle.
+* A cancelled request gives back exactly what it held. A load that it started goes on, since a thread that
+copies
+  cannot be stopped and its bytes stay taken until it ends; whoever else waits for it is not disturbed.
+
+Device copies belong on the device's thread (`core.device`): then a step that still runs for a cancelled
+request ends, and lets go of its SAE, before the next copy begins.
+
+A request leases everything that it needs in one call. Leasing more while holding some may wait for itself, up
+to its deadline.
+
+Deliberately not here: how to load (the loader's), what a key means, and telling a router (the Runner's).
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Generic, Protocol, TypeVar
+
+from core.clock import SYSTEM_CLOCK, Clock
+from core.deadline import Deadline
+from core.errors import Unavailable
+from core.leases import Capacity, HostTier, Key, Slot, Value, Waiter, choose_victims
+from core.metrics import (
+    NULL_METRICS,
+    RESIDENCY_EVICTIONS,
+    RESIDENCY_FAILURES,
+    RESIDENCY_HITS,
+    RESIDENCY_HOST,
+    RESIDENCY_LOAD,
+    RESIDENCY_MISSES,
+    RESIDENCY_RESERVED,
+    RESIDENCY_WAIT,
+    MetricSink,
+)
+
+KeyIn = TypeVar("KeyIn", contravariant=True)
+
+
+class Loader(Protocol[KeyIn, Value]):
+    """Knows sizes, and brings values to the device and back. Its awaits may run in threads."""
+
+    def size_bytes(self, key: KeyIn, /) -> int:
+        """Bytes that the value will take, the same on the device and in host memory; known without loading.
+
+        Raises:
+            NotFound: There is no such key.
+        """
+        ...
+
+    async def load(self, key: KeyIn, /) -> Value:
+        """The value, on the device, from wherever it is stored."""
+        ...
+
+    async def to_host(self, key: KeyIn, value: Value, /) -> Value:
+        """A copy of a device value in host memory."""
+        ...
+
+    async def to_device(self, key: KeyIn, host_value: Value, /) -> Value:
+        """A copy of a host value on the device."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ResidencyStats:
+    """What a residency holds and how often it helped.
+
+    Attributes:
+        budget_bytes: Most bytes on the device.
+        reserved_bytes: Bytes taken on the device: loaded, being loaded and being copied away.
+        resident_bytes: Bytes of what is loaded.
+        resident_count: Number of entries loaded.
+        host_bytes: Bytes in host memory.
+        hits: Keys found loaded when their request was granted.
+        misses: Keys that their request had to wait for.
+        evictions: Entries taken off the device.
+        waiting: Requests without a reservation.
+    """
+
+    budget_bytes: int
+    reserved_bytes: int
+    resident_bytes: int
+    resident_count: int
+    host_bytes: int
+    hits: int
+    misses: int
+    evictions: int
+    waiting: int
+
+
+class Residency(Generic[Key, Value]):
+    """Leases values out of a byte budget on the device. Lives on one event loop."""
+
+    def __init__(
+        self,
+        loader: Loader[Key, Value],
+        budget_bytes: int,
+        host_budget_bytes: int = 0,
+        *,
+        max_entries: int | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        metrics: MetricSink = NULL_METRICS,
+    ) -> None:
+        self._loader = loader
+        self._capacity = Capacity(budget_bytes, max_entries)
+        self._host: HostTier[Key, Value] = HostTier(host_budget_bytes)
+        self._clock = clock
+        self._metrics = metrics
+        self._slots: dict[Key, Slot[Key, Value]] = {}
+        self._leaving: dict[Key, Slot[Key, Value]] = {}
+        self._queue: dict[Waiter[Key, Value], None] = {}
+        self._tasks: set[asyncio.Task[Value]] = set()
+        self._grants = self._hits = self._misses = self._evictions = 0
+        self._closed = False
+
+    @asynccontextmanager
+    async def lease(self, keys: Iterable[Key], deadline: Deadline) -> AsyncGenerator[Mapping[Key, Value]]:
+        """Hold the values of all keys while the body runs; the deadline limits the wait, not the body.
+
+        Raises:
+            TooLarge: The keys alone exceed the budget; raised before anything is evicted.
+            DeadlineExceeded: The deadline passed before everything was loaded.
+            Unavailable: The residency is closed.
+            Exception: Whatever the loader raised for one of the keys.
+        """
+        waiter = await self._acquire(keys, deadline)
+        try:
+            yield MappingProxyType({slot.key: slot.load.result() for slot in waiter.slots})
+        finally:
+            self._release(waiter)
+
+    def fits(self, keys: Iterable[Key]) -> bool:
+        """Whether one lease may hold all these keys."""
+        return self._capacity.covers(self._sizes(keys).values())
+
+    def waves(self, keys: Iterable[Key]) -> list[list[Key]]:
+        """The keys in their order, cut into as few runs as fit the budget one after another.
+
+        Raises:
+            TooLarge: One key alone exceeds the budget.
+        """
+        waves: list[list[Key]] = []
+        for key in keys:
+            self._capacity.check(self._sizes([key]).values())
+            if waves and self.fits([*waves[-1], key]):
+                waves[-1].append(key)
+            else:
+                waves.append([key])
+        return waves
+
+    def resident_keys(self) -> list[Key]:
+        """The keys whose values are on the device."""
+        return [slot.key for slot in self._slots.values() if slot.loaded]
+
+    def loading_keys(self) -> list[Key]:
+        """The keys whose values are on their way to the device."""
+        return [slot.key for slot in self._slots.values() if not slot.loaded]
+
+    def stats(self) -> ResidencyStats:
+        """The figures of this moment."""
+        loaded = [slot.size_bytes for slot in self._slots.values() if slot.loaded]
+        return ResidencyStats(
+            budget_bytes=self._capacity.budget_bytes,
+            reserved_bytes=sum(self._reserved()),
+            resident_bytes=sum(loaded),
+            resident_count=len(loaded),
+            host_bytes=self._host.used_bytes,
+            hits=self._hits,
+            misses=self._misses,
+            evictions=self._evictions,
+            waiting=len(self._queue),
+        )
+
+    async def aclose(self) -> None:
+        """Fail whoever waits with Unavailable, stop every load and copy, and drop all values."""
+        self._closed = True
+        for waiter in self._queue:
+            if not waiter.granted.done():
+                waiter.granted.set_exception(self._gone())
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._slots.clear()
+        self._host.clear()
+
+    async def _acquire(self, keys: Iterable[Key], deadline: Deadline) -> Waiter[Key, Value]:
+        sizes = self._sizes(keys)
+        self._capacity.check(sizes.values())
+        if self._closed:
+            raise self._gone()
+        asked_s = self._clock.monotonic()
+        waiter: Waiter[Key, Value] = Waiter(sizes, asyncio.get_running_loop().create_future())
+        self._queue[waiter] = None
+        try:
+            async with deadline.limit(self._clock):
+                self._pump()
+                await waiter.granted
+                await self._loads(waiter)
+        except BaseException:
+            self._queue.pop(waiter, None)
+            self._release(waiter)
+            raise
+        self._metrics.observe(RESIDENCY_WAIT, self._clock.monotonic() - asked_s)
+        return waiter
+
+    async def _loads(self, waiter: Waiter[Key, Value]) -> None:
+        loads = {slot.load for slot in waiter.slots}
+        if not loads:
+            return
+        done, _ = await asyncio.wait(loads, return_when=asyncio.FIRST_EXCEPTION)
+        for load in done:
+            if load.cancelled():
+                raise self._gone()
+            load.result()
+
+    def _release(self, waiter: Waiter[Key, Value]) -> None:
+        held, waiter.slots = waiter.slots, []
+        for slot in held:
+            slot.leases -= 1
+        self._pump()
+
+    def _pump(self) -> None:
+        """Grant what can be granted, in order; called after every change that could make room."""
+        awaited: list[Slot[Key, Value]] | None = None
+        for waiter in tuple(self._queue):
+            if waiter.granted.done():
+                continue  # its caller has left and is about to say so
+            if awaited is None:
+                victims = self._victims_for(waiter)
+                if all(slot.evictable for slot in victims):
+                    for slot in victims:
+                        self._evict(slot)
+                    victims = []
+                    if self._has_room_for(waiter):
+                        self._grant(waiter)
+                        continue
+                awaited = victims
+            elif all(key in self._slots and self._slots[key] not in awaited for key in waiter.sizes):
+                self._grant(waiter)
+        self._metrics.set(RESIDENCY_RESERVED, sum(self._reserved()))
+        self._metrics.set(RESIDENCY_HOST, self._host.used_bytes)
+
+    def _victims_for(self, waiter: Waiter[Key, Value]) -> list[Slot[Key, Value]]:
+        staying = [slot.size_bytes for slot in self._slots.values()]
+        bytes_over, entries_over = self._capacity.excess([*staying, *self._missing(waiter)])
+        others = (slot for key, slot in self._slots.items() if key not in waiter.sizes)
+        return choose_victims(others, bytes_over, entries_over)
+
+    def _has_room_for(self, waiter: Waiter[Key, Value]) -> bool:
+        if any(key in self._leaving for key in waiter.sizes):
+            return False  # it comes back from host memory once it is there
+        return self._capacity.covers([*self._reserved(), *self._missing(waiter)])
+
+    def _missing(self, waiter: Waiter[Key, Value]) -> list[int]:
+        return [size for key, size in waiter.sizes.items() if key not in self._slots]
+
+    def _reserved(self) -> list[int]:
+        return [slot.size_bytes for slot in (*self._slots.values(), *self._leaving.values())]
+
+    def _sizes(self, keys: Iterable[Key]) -> dict[Key, int]:
+        return {key: self._loader.size_bytes(key) for key in dict.fromkeys(keys)}
+
+    def _grant(self, waiter: Waiter[Key, Value]) -> None:
+        self._grants += 1
+        for key, size in waiter.sizes.items():
+            slot = self._slots.get(key)
+            hit = slot is not None and slot.loaded
+            self._hits += hit
+            self._misses += not hit
+            self._metrics.count(RESIDENCY_HITS if hit else RESIDENCY_MISSES)
+            if slot is None:
+                slot = self._slots[key] = Slot(key, size, self._start(self._fetch(key)))
+                slot.load.add_done_callback(partial(self._loaded, slot))
+            slot.leases += 1
+            slot.last_lease = self._grants
+            waiter.slots.append(slot)
+        del self._queue[waiter]
+        waiter.granted.set_result(None)
+
+    async def _fetch(self, key: Key) -> Value:
+        started_s = self._clock.monotonic()
+        host_value = self._host.get(key)
+        if host_value is None:
+            value = await self._loader.load(key)
+        else:
+            value = await self._loader.to_device(key, host_value)
+        tier = "disk" if host_value is None else "host"
+        self._metrics.observe(RESIDENCY_LOAD, self._clock.monotonic() - started_s, tier=tier)
+        return value
+
+    def _loaded(self, slot: Slot[Key, Value], load: asyncio.Task[Value]) -> None:
+        slot.loaded = _succeeded(load)
+        if not slot.loaded:
+            del self._slots[slot.key]
+            self._metrics.count(RESIDENCY_FAILURES)
+        self._pump()
+
+    def _evict(self, slot: Slot[Key, Value]) -> None:
+        del self._slots[slot.key]
+        self._evictions += 1
+        self._metrics.count(RESIDENCY_EVICTIONS)
+        if self._host.get(slot.key) is None and self._host.reserve(slot.key, slot.size_bytes):
+            self._leaving[slot.key] = slot
+            copy = self._start(self._loader.to_host(slot.key, slot.load.result()))
+            copy.add_done_callback(partial(self._copied, slot))
+
+    def _copied(self, slot: Slot[Key, Value], copy: asyncio.Task[Value]) -> None:
+        del self._leaving[slot.key]
+        if _succeeded(copy):
+            self._host.put(slot.key, copy.result())
+        else:
+            self._host.cancel(slot.key)  # then the next load comes from disk
+            self._metrics.count(RESIDENCY_FAILURES)
+        self._pump()
+
+    def _start(self, coroutine: Coroutine[Any, Any, Value]) -> asyncio.Task[Value]:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _gone(self) -> Unavailable:
+        return Unavailable("this replica is shutting down", "retry; another replica may answer")
+
+
+def _succeeded(task: asyncio.Task[Any]) -> bool:
+    return not task.cancelled() and task.exception() is None

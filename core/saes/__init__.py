@@ -1,0 +1,1 @@
+"""Sparse autoencoders: loading, encoding, and what is read from their features."""
