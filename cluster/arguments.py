@@ -134,7 +134,7 @@ class GatewayArgs(_Arguments):
     """The front door."""
 
     secret: SecretSource = Field(
-        default_factory=lambda: SecretSource(env="SECRET"),
+        default_factory=lambda: SecretSource(env="SECRET", file=None),
         description="Where the value of the x-secret-key header is found. Nothing found: the door is open.",
     )
     wire_case: Literal["camel", "snake"] = Field(

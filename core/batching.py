@@ -37,12 +37,12 @@ from core.metrics import (
     NULL_METRICS,
     MetricSink,
 )
+from core.throughput import Throughput
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 RETRY_FLOOR_S: Final = 1.0
-_DECAY: Final = 0.8
 
 
 def padded_cost(tokens: Sequence[int]) -> int:
@@ -79,27 +79,6 @@ class BatchLimits:
     def longest_entry_tokens(self) -> int:
         """The longest entry accepted."""
         return self.budget_tokens if self.max_entry_tokens is None else self.max_entry_tokens
-
-
-class Throughput:
-    """Tokens per second over recent steps.
-
-    Both sums decay step by step, so a step weighs as much as the time it took and a tiny one cannot swing the
-    rate.
-    """
-
-    def __init__(self) -> None:
-        self._tokens = 0.0
-        self._seconds = 0.0
-
-    def record(self, tokens: int, seconds: float) -> None:
-        """Add one step."""
-        self._tokens = self._tokens * _DECAY + tokens
-        self._seconds = self._seconds * _DECAY + seconds
-
-    def seconds_for(self, tokens: int) -> float:
-        """How long this many tokens take; 0.0 before anything was measured."""
-        return tokens * self._seconds / self._tokens if self._tokens else 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -243,14 +222,14 @@ class Batcher(Generic[Item, Result]):
             while not self._closed:
                 await self._arrival.wait()
                 await asyncio.sleep(0)  # submits of the same turn of the loop come along
-                self._serving = self._take()
+                self._take()
                 await self._serve(self._serving)
                 self._serving = []
         finally:
             self._abandon([*self._serving, *self._queue])
 
-    def _take(self) -> list[_Entry[Item, Result]]:
-        batch: list[_Entry[Item, Result]] = []
+    def _take(self) -> None:
+        batch = self._serving  # filled in place: whatever happens, an entry is in the queue or here
         while self._queue and len(batch) < self._limits.max_entries:
             entry = next(iter(self._queue))
             wanted = self._wanted(entry)
@@ -261,7 +240,6 @@ class Batcher(Generic[Item, Result]):
                 batch.append(entry)
         if not self._queue:
             self._arrival.clear()
-        return batch
 
     def _wanted(self, entry: _Entry[Item, Result]) -> bool:
         if not entry.outcome.done() and entry.deadline.expired(self._clock):

@@ -63,7 +63,7 @@ def resolve_device(name: DeviceName) -> str:
         return name
     if name not in ("auto", "cuda", "mps"):
         raise ValueError(f"unknown device {name!r}: one of auto, cpu, cuda, mps")
-    import torch  # noqa: PLC0415
+    import torch
 
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
@@ -82,7 +82,7 @@ def limit_memory(fraction: float, device: str) -> None:
     if not 0.0 < fraction <= 1.0:
         raise ValueError(f"a memory fraction lies in (0, 1], got {fraction}")
     if device.startswith("cuda"):
-        import torch  # noqa: PLC0415
+        import torch
 
         torch.cuda.set_per_process_memory_fraction(fraction)  # pyright: ignore[reportUnknownMemberType]
 
@@ -206,15 +206,17 @@ class DeviceExecutor:
 
     def _execute(self, job: _Job) -> None:
         started_s = self._clock.monotonic()
-        self._metrics.observe(DEVICE_WAIT, started_s - job.asked_s)
         try:
-            result = self._attempt(job.work)
+            self._metrics.observe(DEVICE_WAIT, started_s - job.asked_s)
+            try:
+                result = self._attempt(job.work)
+            finally:
+                self._metrics.count(DEVICE_BUSY, self._clock.monotonic() - started_s)
         except BaseException as error:  # the caller's, whatever it is
             job.future.set_exception(error)
             del job  # or the error's own traceback would hold the future that holds the error
         else:
             job.future.set_result(result)
-        self._metrics.count(DEVICE_BUSY, self._clock.monotonic() - started_s)
 
     def _attempt(self, work: Callable[[], object]) -> object:
         self.check()
@@ -237,13 +239,13 @@ class DeviceExecutor:
 
     def _touch(self) -> None:
         if self._device != "cpu":
-            import torch  # noqa: PLC0415
+            import torch
 
             torch.ones(1, device=self._device).add_(1).item()  # `item` waits for the device
 
     def _empty_cache(self) -> None:
         gc.collect()  # tensors in reference cycles
         if self._device != "cpu":
-            import torch  # noqa: PLC0415
+            import torch
 
             (torch.cuda if self._device.startswith("cuda") else torch.mps).empty_cache()

@@ -3,7 +3,7 @@
     Slot      one key on the device; its bytes count from the moment its load is decided
     Waiter    one request's whole wish: it gets every key at once or none, so no two requests can deadlock
     Capacity  how much fits at all
-    HostTier  what left the device and is still in host memory
+    Ledger    every slot, and whether a wish can be granted
 
 Everything here is arithmetic on one event loop, without a single await, and knows nothing of time.
 
@@ -11,7 +11,6 @@ Deliberately not here: loading, moving and dropping values, and the order in whi
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -30,7 +29,7 @@ class Slot(Generic[Key, Value]):
         key: What is there.
         size_bytes: What it takes, reserved before the load begins.
         load: The load, whose result is the value.
-        loaded: Whether the load has succeeded.
+        arrival: Done when the load has ended, as well or as badly as it did.
         leases: Requests that hold it; above zero it stays.
         last_lease: Ordinal of the latest lease; the lowest goes first.
     """
@@ -38,9 +37,14 @@ class Slot(Generic[Key, Value]):
     key: Key
     size_bytes: int
     load: asyncio.Task[Value]
-    loaded: bool = False
+    arrival: asyncio.Future[None]
     leases: int = 0
     last_lease: int = 0
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the value is there."""
+        return self.arrival.done() and self.arrival.exception() is None
 
     @property
     def evictable(self) -> bool:
@@ -124,49 +128,70 @@ def choose_victims(slots: Iterable[Slot[Key, Value]], bytes_over: int, entries_o
     return chosen
 
 
-class HostTier(Generic[Key, Value]):
-    """Values in host memory, the least recently used leaving first; a budget of 0 keeps nothing.
+@dataclass(slots=True)
+class Ledger(Generic[Key, Value]):
+    """Every slot there is.
 
-    A value stays when it is copied back to the device: leaving the device again then costs no copy.
+    Attributes:
+        capacity: What they must fit in.
+        slots: By key, whether loaded or on the way.
+        leaving: By key, evicted and still being copied away; their bytes are taken until that is done.
     """
 
-    def __init__(self, budget_bytes: int) -> None:
-        self._budget_bytes = budget_bytes
-        self._held: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
-        self._reserved: dict[Key, int] = {}
+    capacity: Capacity
+    slots: dict[Key, Slot[Key, Value]] = field(default_factory=dict)
+    leaving: dict[Key, Slot[Key, Value]] = field(default_factory=dict)
 
-    @property
-    def used_bytes(self) -> int:
-        """Bytes held, copies under way included."""
-        return sum(size for _, size in self._held.values()) + sum(self._reserved.values())
+    def reserved(self) -> list[int]:
+        """Bytes of each slot, those leaving included."""
+        return [slot.size_bytes for slot in (*self.slots.values(), *self.leaving.values())]
 
-    def get(self, key: Key) -> Value | None:
-        """The value, which becomes the most recently used; None if it is not here."""
-        if key not in self._held:
-            return None
-        self._held.move_to_end(key)
-        return self._held[key][0]
+    def missing(self, waiter: Waiter[Key, Value]) -> list[int]:
+        """Bytes of each key of the wish that has no slot."""
+        return [size for key, size in waiter.sizes.items() if key not in self.slots]
 
-    def reserve(self, key: Key, size_bytes: int) -> bool:
-        """Set bytes aside for a copy, at the cost of older values; False if it can never fit."""
-        if size_bytes + sum(self._reserved.values()) > self._budget_bytes:
+    def grantable(self, waiter: Waiter[Key, Value]) -> bool:
+        """Whether the whole wish can be granted now.
+
+        A key that is being copied to host memory has to arrive there before it can come back.
+        """
+        if any(key in self.leaving for key in waiter.sizes):
             return False
-        while self.used_bytes + size_bytes > self._budget_bytes:
-            self._held.popitem(last=False)
-        self._reserved[key] = size_bytes
-        return True
+        return self.capacity.covers([*self.reserved(), *self.missing(waiter)])
 
-    def put(self, key: Key, value: Value) -> None:
-        """Keep the value whose bytes were reserved."""
-        self._held[key] = (value, self._reserved.pop(key))
+    def victims_for(self, waiter: Waiter[Key, Value]) -> list[Slot[Key, Value]]:
+        """The slots that have to leave, besides those that already do, before the wish can be granted."""
+        staying = [slot.size_bytes for slot in self.slots.values()]
+        bytes_over, entries_over = self.capacity.excess([*staying, *self.missing(waiter)])
+        others = (slot for key, slot in self.slots.items() if key not in waiter.sizes)
+        return choose_victims(others, bytes_over, entries_over)
 
-    def cancel(self, key: Key) -> None:
-        """Give the reserved bytes back."""
-        del self._reserved[key]
 
-    def clear(self) -> None:
-        """Drop every value."""
-        self._held.clear()
+@dataclass(frozen=True, slots=True)
+class ResidencyStats:
+    """What a residency holds and how often it helped.
+
+    Attributes:
+        budget_bytes: Most bytes on the device.
+        reserved_bytes: Bytes taken on the device: loaded, being loaded and being copied away.
+        resident_bytes: Bytes of what is loaded.
+        resident_count: Number of entries loaded.
+        host_bytes: Bytes in host memory.
+        hits: Keys found loaded when their request was granted.
+        misses: Keys that their request had to wait for.
+        evictions: Entries taken off the device.
+        waiting: Requests without a reservation.
+    """
+
+    budget_bytes: int
+    reserved_bytes: int
+    resident_bytes: int
+    resident_count: int
+    host_bytes: int
+    hits: int
+    misses: int
+    evictions: int
+    waiting: int
 
 
 def readable_bytes(count: int) -> str:

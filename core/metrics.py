@@ -118,9 +118,7 @@ _TOKENS: Final = (16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0)
 
 BATCH_QUEUED_TOKENS: Final = Gauge("rayscope_batch_queued_tokens", "Tokens waiting for the device.")
 BATCH_QUEUED_ENTRIES: Final = Gauge("rayscope_batch_queued_entries", "Requests waiting for the device.")
-BATCH_WAIT: Final = Histogram(
-    "rayscope_batch_wait_seconds", "From arrival to the start of the step.", _SECONDS
-)
+BATCH_WAIT: Final = Histogram("rayscope_batch_wait_seconds", "From arrival to the start of the step.", _SECONDS)
 BATCH_STEP: Final = Histogram("rayscope_batch_step_seconds", "Duration of one step.", _SECONDS)
 BATCH_ENTRIES: Final = Histogram("rayscope_batch_entries", "Requests in one step.", _ENTRIES)
 BATCH_COST: Final = Histogram("rayscope_batch_cost_tokens", "Tokens in one step, padding included.", _TOKENS)
@@ -135,13 +133,9 @@ RESIDENCY_HITS: Final = Counter("rayscope_residency_hits_total", "SAEs found on 
 RESIDENCY_MISSES: Final = Counter("rayscope_residency_misses_total", "SAEs that a request had to wait for.")
 RESIDENCY_EVICTIONS: Final = Counter("rayscope_residency_evictions_total", "SAEs taken off the device.")
 RESIDENCY_FAILURES: Final = Counter("rayscope_residency_failed_loads_total", "Loads that failed.")
-RESIDENCY_RESERVED: Final = Gauge(
-    "rayscope_residency_reserved_bytes", "Device bytes held, loads under way included."
-)
+RESIDENCY_RESERVED: Final = Gauge("rayscope_residency_reserved_bytes", "Device bytes held, loads under way included.")
 RESIDENCY_HOST: Final = Gauge("rayscope_residency_host_bytes", "Bytes held in host memory.")
-RESIDENCY_WAIT: Final = Histogram(
-    "rayscope_residency_lease_seconds", "From asking for a lease to having it.", _SECONDS
-)
+RESIDENCY_WAIT: Final = Histogram("rayscope_residency_lease_seconds", "From asking for a lease to having it.", _SECONDS)
 RESIDENCY_LOAD: Final = Histogram(
     "rayscope_residency_load_seconds",
     "Duration of one load, by where it came from: host or disk.",
@@ -149,9 +143,7 @@ RESIDENCY_LOAD: Final = Histogram(
     ("tier",),
 )
 
-DEVICE_WAIT: Final = Histogram(
-    "rayscope_device_wait_seconds", "From asking for the device to having it.", _SECONDS
-)
+DEVICE_WAIT: Final = Histogram("rayscope_device_wait_seconds", "From asking for the device to having it.", _SECONDS)
 DEVICE_BUSY: Final = Counter("rayscope_device_busy_seconds_total", "Seconds that the device thread worked.")
 DEVICE_ERRORS: Final = Counter(
     "rayscope_device_errors_total", "Device failures by kind: out_of_memory or fatal.", ("kind",)

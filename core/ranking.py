@@ -32,7 +32,8 @@ def merge_rankings(parts: Sequence[TopFeaturesAnswer], sources: Sequence[str], k
         for start, part in zip(starts, parts, strict=False)
         for place, dfa in part.attributions.items()
     }
-    order = np.lexsort((indexes, [number[name] for name in names], -keys))[:k]
+    numbers = np.array([number[name] for name in names])
+    order = np.lexsort(np.stack([indexes, numbers, -keys]))[:k]
     return TopFeaturesAnswer(
         sources=tuple(names[place] for place in order),
         indexes=indexes[order],

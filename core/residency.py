@@ -7,30 +7,24 @@
 
 What holds at every moment:
 
-* Bytes on the device, loads and departures under way included, never exceed the budget. * A leased entry is
-never evicted, and nothing is evicted for a request that cannot be served with it. * One load per key, whoever
-else asks for it. A failed load reaches everybody who waited for it, leaves nothing
-  behind and is not remembered.
-* Reservations are made first come, first served. While one waits for others to release, requests for what is
-  loaded already pass it, unless they ask for what it waits for; so nobody starves and the device does not
-  idle.
-* A cancelled request gives back exactly what it held. A load that it started goes on, since a thread that
-copies
-  cannot be stopped and its bytes stay taken until it ends; whoever else waits for it is not disturbed.
+* Bytes on the device, loads and departures under way included, never exceed the budget.
+* A leased entry is never evicted, and nothing is evicted for a request that can never fit.
+* One load per key, whoever else asks for it. A failed load reaches everybody who waited for it and is not remembered.
+* Reservations are made first come, first served. While one waits for others to release, requests for what is loaded
+  already pass it, unless they ask for what it waits for; so nobody starves and the device does not idle.
+* A cancelled request gives back exactly what it held. A load that it started goes on: a thread that copies cannot be
+  stopped and its bytes stay taken until it ends. Whoever else waits for that load is not disturbed.
 
-Device copies belong on the device's thread (`core.device`): then a step that still runs for a cancelled
-request ends, and lets go of its SAE, before the next copy begins.
-
-A request leases everything that it needs in one call. Leasing more while holding some may wait for itself, up
-to its deadline.
+Device copies belong on the device's thread (`core.device`): then a step that still runs for a cancelled request ends,
+and lets go of its SAE, before the next copy begins. A request leases everything that it needs in one call; one that
+asks for more while it holds some may wait for itself, up to its deadline.
 
 Deliberately not here: how to load (the loader's), what a key means, and telling a router (the Runner's).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
@@ -38,7 +32,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from core.clock import SYSTEM_CLOCK, Clock
 from core.deadline import Deadline
 from core.errors import Unavailable
-from core.leases import Capacity, HostTier, Key, Slot, Value, Waiter, choose_victims
+from core.host_tier import HostTier
+from core.leases import Capacity, Key, Ledger, ResidencyStats, Slot, Value, Waiter
 from core.metrics import (
     NULL_METRICS,
     RESIDENCY_EVICTIONS,
@@ -52,13 +47,13 @@ from core.metrics import (
     MetricSink,
 )
 
-KeyIn = TypeVar("KeyIn", contravariant=True)
+Key_contra = TypeVar("Key_contra", contravariant=True)
 
 
-class Loader(Protocol[KeyIn, Value]):
+class Loader(Protocol[Key_contra, Value]):
     """Knows sizes, and brings values to the device and back. Its awaits may run in threads."""
 
-    def size_bytes(self, key: KeyIn, /) -> int:
+    def size_bytes(self, key: Key_contra, /) -> int:
         """Bytes that the value will take, the same on the device and in host memory; known without loading.
 
         Raises:
@@ -66,44 +61,17 @@ class Loader(Protocol[KeyIn, Value]):
         """
         ...
 
-    async def load(self, key: KeyIn, /) -> Value:
+    async def load(self, key: Key_contra, /) -> Value:
         """The value, on the device, from wherever it is stored."""
         ...
 
-    async def to_host(self, key: KeyIn, value: Value, /) -> Value:
+    async def to_host(self, key: Key_contra, value: Value, /) -> Value:
         """A copy of a device value in host memory."""
         ...
 
-    async def to_device(self, key: KeyIn, host_value: Value, /) -> Value:
+    async def to_device(self, key: Key_contra, host_value: Value, /) -> Value:
         """A copy of a host value on the device."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class ResidencyStats:
-    """What a residency holds and how often it helped.
-
-    Attributes:
-        budget_bytes: Most bytes on the device.
-        reserved_bytes: Bytes taken on the device: loaded, being loaded and being copied away.
-        resident_bytes: Bytes of what is loaded.
-        resident_count: Number of entries loaded.
-        host_bytes: Bytes in host memory.
-        hits: Keys found loaded when their request was granted.
-        misses: Keys that their request had to wait for.
-        evictions: Entries taken off the device.
-        waiting: Requests without a reservation.
-    """
-
-    budget_bytes: int
-    reserved_bytes: int
-    resident_bytes: int
-    resident_count: int
-    host_bytes: int
-    hits: int
-    misses: int
-    evictions: int
-    waiting: int
 
 
 class Residency(Generic[Key, Value]):
@@ -120,12 +88,10 @@ class Residency(Generic[Key, Value]):
         metrics: MetricSink = NULL_METRICS,
     ) -> None:
         self._loader = loader
-        self._capacity = Capacity(budget_bytes, max_entries)
+        self._ledger: Ledger[Key, Value] = Ledger(Capacity(budget_bytes, max_entries))
         self._host: HostTier[Key, Value] = HostTier(host_budget_bytes)
         self._clock = clock
         self._metrics = metrics
-        self._slots: dict[Key, Slot[Key, Value]] = {}
-        self._leaving: dict[Key, Slot[Key, Value]] = {}
         self._queue: dict[Waiter[Key, Value], None] = {}
         self._tasks: set[asyncio.Task[Value]] = set()
         self._grants = self._hits = self._misses = self._evictions = 0
@@ -149,7 +115,7 @@ class Residency(Generic[Key, Value]):
 
     def fits(self, keys: Iterable[Key]) -> bool:
         """Whether one lease may hold all these keys."""
-        return self._capacity.covers(self._sizes(keys).values())
+        return self._ledger.capacity.covers(self._sizes(keys).values())
 
     def waves(self, keys: Iterable[Key]) -> list[list[Key]]:
         """The keys in their order, cut into as few runs as fit the budget one after another.
@@ -159,7 +125,7 @@ class Residency(Generic[Key, Value]):
         """
         waves: list[list[Key]] = []
         for key in keys:
-            self._capacity.check(self._sizes([key]).values())
+            self._ledger.capacity.check(self._sizes([key]).values())
             if waves and self.fits([*waves[-1], key]):
                 waves[-1].append(key)
             else:
@@ -168,18 +134,18 @@ class Residency(Generic[Key, Value]):
 
     def resident_keys(self) -> list[Key]:
         """The keys whose values are on the device."""
-        return [slot.key for slot in self._slots.values() if slot.loaded]
+        return [slot.key for slot in self._ledger.slots.values() if slot.loaded]
 
     def loading_keys(self) -> list[Key]:
         """The keys whose values are on their way to the device."""
-        return [slot.key for slot in self._slots.values() if not slot.loaded]
+        return [slot.key for slot in self._ledger.slots.values() if not slot.loaded]
 
     def stats(self) -> ResidencyStats:
         """The figures of this moment."""
-        loaded = [slot.size_bytes for slot in self._slots.values() if slot.loaded]
+        loaded = [slot.size_bytes for slot in self._ledger.slots.values() if slot.loaded]
         return ResidencyStats(
-            budget_bytes=self._capacity.budget_bytes,
-            reserved_bytes=sum(self._reserved()),
+            budget_bytes=self._ledger.capacity.budget_bytes,
+            reserved_bytes=sum(self._ledger.reserved()),
             resident_bytes=sum(loaded),
             resident_count=len(loaded),
             host_bytes=self._host.used_bytes,
@@ -199,12 +165,12 @@ class Residency(Generic[Key, Value]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._slots.clear()
+        self._ledger.slots.clear()
         self._host.clear()
 
     async def _acquire(self, keys: Iterable[Key], deadline: Deadline) -> Waiter[Key, Value]:
         sizes = self._sizes(keys)
-        self._capacity.check(sizes.values())
+        self._ledger.capacity.check(sizes.values())
         if self._closed:
             raise self._gone()
         asked_s = self._clock.monotonic()
@@ -214,7 +180,7 @@ class Residency(Generic[Key, Value]):
             async with deadline.limit(self._clock):
                 self._pump()
                 await waiter.granted
-                await self._loads(waiter)
+                await self._arrivals(waiter)
         except BaseException:
             self._queue.pop(waiter, None)
             self._release(waiter)
@@ -222,15 +188,13 @@ class Residency(Generic[Key, Value]):
         self._metrics.observe(RESIDENCY_WAIT, self._clock.monotonic() - asked_s)
         return waiter
 
-    async def _loads(self, waiter: Waiter[Key, Value]) -> None:
-        loads = {slot.load for slot in waiter.slots}
-        if not loads:
-            return
-        done, _ = await asyncio.wait(loads, return_when=asyncio.FIRST_EXCEPTION)
-        for load in done:
-            if load.cancelled():
-                raise self._gone()
-            load.result()
+    async def _arrivals(self, waiter: Waiter[Key, Value]) -> None:
+        # Futures without values: the traceback of a cancellation must not keep SAEs alive.
+        arrivals = [slot.arrival for slot in waiter.slots]
+        if arrivals:
+            done, _ = await asyncio.wait(arrivals, return_when=asyncio.FIRST_EXCEPTION)
+            for arrival in done:
+                arrival.result()
 
     def _release(self, waiter: Waiter[Key, Value]) -> None:
         held, waiter.slots = waiter.slots, []
@@ -245,50 +209,35 @@ class Residency(Generic[Key, Value]):
             if waiter.granted.done():
                 continue  # its caller has left and is about to say so
             if awaited is None:
-                victims = self._victims_for(waiter)
+                victims = self._ledger.victims_for(waiter)
                 if all(slot.evictable for slot in victims):
+                    self._host.touch(waiter.sizes)  # what comes back must not be dropped for what leaves
                     for slot in victims:
                         self._evict(slot)
                     victims = []
-                    if self._has_room_for(waiter):
+                    if self._ledger.grantable(waiter):
                         self._grant(waiter)
                         continue
                 awaited = victims
-            elif all(key in self._slots and self._slots[key] not in awaited for key in waiter.sizes):
+            elif all(key in self._ledger.slots and self._ledger.slots[key] not in awaited for key in waiter.sizes):
                 self._grant(waiter)
-        self._metrics.set(RESIDENCY_RESERVED, sum(self._reserved()))
+        self._metrics.set(RESIDENCY_RESERVED, sum(self._ledger.reserved()))
         self._metrics.set(RESIDENCY_HOST, self._host.used_bytes)
-
-    def _victims_for(self, waiter: Waiter[Key, Value]) -> list[Slot[Key, Value]]:
-        staying = [slot.size_bytes for slot in self._slots.values()]
-        bytes_over, entries_over = self._capacity.excess([*staying, *self._missing(waiter)])
-        others = (slot for key, slot in self._slots.items() if key not in waiter.sizes)
-        return choose_victims(others, bytes_over, entries_over)
-
-    def _has_room_for(self, waiter: Waiter[Key, Value]) -> bool:
-        if any(key in self._leaving for key in waiter.sizes):
-            return False  # it comes back from host memory once it is there
-        return self._capacity.covers([*self._reserved(), *self._missing(waiter)])
-
-    def _missing(self, waiter: Waiter[Key, Value]) -> list[int]:
-        return [size for key, size in waiter.sizes.items() if key not in self._slots]
-
-    def _reserved(self) -> list[int]:
-        return [slot.size_bytes for slot in (*self._slots.values(), *self._leaving.values())]
 
     def _sizes(self, keys: Iterable[Key]) -> dict[Key, int]:
         return {key: self._loader.size_bytes(key) for key in dict.fromkeys(keys)}
 
     def _grant(self, waiter: Waiter[Key, Value]) -> None:
         self._grants += 1
+        loop = asyncio.get_running_loop()
         for key, size in waiter.sizes.items():
-            slot = self._slots.get(key)
+            slot = self._ledger.slots.get(key)
             hit = slot is not None and slot.loaded
             self._hits += hit
             self._misses += not hit
             self._metrics.count(RESIDENCY_HITS if hit else RESIDENCY_MISSES)
             if slot is None:
-                slot = self._slots[key] = Slot(key, size, self._start(self._fetch(key)))
+                slot = self._ledger.slots[key] = Slot(key, size, self._start(self._fetch(key)), loop.create_future())
                 slot.load.add_done_callback(partial(self._loaded, slot))
             slot.leases += 1
             slot.last_lease = self._grants
@@ -308,28 +257,32 @@ class Residency(Generic[Key, Value]):
         return value
 
     def _loaded(self, slot: Slot[Key, Value], load: asyncio.Task[Value]) -> None:
-        slot.loaded = _succeeded(load)
-        if not slot.loaded:
-            del self._slots[slot.key]
+        error = self._gone() if load.cancelled() else load.exception()
+        if error is None:
+            slot.arrival.set_result(None)
+        else:
+            del self._ledger.slots[slot.key]
+            slot.arrival.set_exception(error)
+            slot.arrival.exception()  # nobody may be left to hear it
             self._metrics.count(RESIDENCY_FAILURES)
         self._pump()
 
     def _evict(self, slot: Slot[Key, Value]) -> None:
-        del self._slots[slot.key]
+        del self._ledger.slots[slot.key]
         self._evictions += 1
         self._metrics.count(RESIDENCY_EVICTIONS)
         if self._host.get(slot.key) is None and self._host.reserve(slot.key, slot.size_bytes):
-            self._leaving[slot.key] = slot
+            self._ledger.leaving[slot.key] = slot
             copy = self._start(self._loader.to_host(slot.key, slot.load.result()))
             copy.add_done_callback(partial(self._copied, slot))
 
     def _copied(self, slot: Slot[Key, Value], copy: asyncio.Task[Value]) -> None:
-        del self._leaving[slot.key]
-        if _succeeded(copy):
-            self._host.put(slot.key, copy.result())
-        else:
+        del self._ledger.leaving[slot.key]
+        if copy.cancelled() or copy.exception() is not None:
             self._host.cancel(slot.key)  # then the next load comes from disk
             self._metrics.count(RESIDENCY_FAILURES)
+        else:
+            self._host.put(slot.key, copy.result())
         self._pump()
 
     def _start(self, coroutine: Coroutine[Any, Any, Value]) -> asyncio.Task[Value]:
@@ -340,7 +293,3 @@ class Residency(Generic[Key, Value]):
 
     def _gone(self) -> Unavailable:
         return Unavailable("this replica is shutting down", "retry; another replica may answer")
-
-
-def _succeeded(task: asyncio.Task[Any]) -> bool:
-    return not task.cancelled() and task.exception() is None

@@ -40,10 +40,15 @@ class SourceFilter:
 def find_model(model: str) -> ModelNames:
     """Names and weights of a catalogue id, Hugging Face id, local folder, or the demo."""
     if model == DEMO_MODEL_ID:
-        return ModelNames(DEMO_MODEL_ID, (), str(ARTEFACTS / "model"))
+        return ModelNames(DEMO_MODEL_ID, (), DEMO_MODEL_ID)
     if Path(model).is_dir():
         return ModelNames(Path(model).name, (), model)
     return names_of(model)
+
+
+def weights_location(weights: str) -> str:
+    """Where `from_pretrained` finds weights on this machine: the demo's lie inside the installed package."""
+    return str(ARTEFACTS / "model") if weights == DEMO_MODEL_ID else weights
 
 
 def find_sources(

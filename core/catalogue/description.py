@@ -1,10 +1,10 @@
 """What a served model says about itself: enough to check and route every request without touching a device."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from core.catalogue.model_ids import ModelNames
 from core.catalogue.sources import Source
+from core.device import DeviceName
 from core.engine.shape import ModelShape
 from core.errors import InvalidRequest, NotFound
 
@@ -26,10 +26,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class RunnerDescription:
-    """One Runner deployment and the sources that it serves, in set order."""
+    """One Runner deployment.
+
+    Attributes:
+        name: Deployment name.
+        sources: The sources that it serves, in set order.
+        max_ongoing_requests: Requests that one of its replicas works on at once.
+    """
 
     name: str
     sources: tuple[Source, ...]
+    max_ongoing_requests: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class ModelDescription:
     weights: str
     revision: str | None
     dtype: str
-    device: str
+    device: DeviceName
     shape: ModelShape
     limits: Limits
     runners: tuple[RunnerDescription, ...]
@@ -106,11 +113,3 @@ class ModelDescription:
     def _sets_served(self) -> str:
         ranges = [f"{name} ({sources[0].id} to {sources[-1].id})" for name, sources in self.source_sets().items()]
         return ", ".join(ranges) or "none"
-
-
-def shape_of(weights: str, revision: str | None) -> ModelShape:
-    """Reads a model's sizes from its configuration file."""
-    from transformers import AutoConfig
-
-    config: Any = AutoConfig.from_pretrained(weights, revision=revision)
-    return ModelShape.from_config(config)

@@ -1,8 +1,8 @@
 """The corpus: documents drawn from the micro-world, and the split that makes its accuracy mean something.
 
-What is held out is a *combination* of fact, language and template: the sentence is never written in training, while the
-same fact is, in other words and other languages. A second, harder split holds out a fact about an invented person from
-one language altogether, so that it can only be answered by carrying it over from the other two.
+What is held out is a *combination* of fact, language and template: the sentence is never written in training, while
+the same fact is, in other words and other languages. A second, harder split holds out a fact about an invented person
+from one language altogether, so that it can only be answered by carrying it over from the other two.
 
     world + sentences -> statements --.
     stories, sequences, chats --------+-> documents(seed, n) -> tokenizer, model, autoencoders

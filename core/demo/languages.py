@@ -1,9 +1,9 @@
 """Just enough grammar of English, French and Spanish to write correct sentences from a word list.
 
-A template never spells an article: it asks a word for one of its forms (`{s.the}`, `{s.of}`, `{a.within}`), and the form
-knows gender, elision (`l'école`, `d'Anna`) and contraction (`du`, `del`). That keeps one template per language instead of
-one per gender. Verbs are conjugated in the templates themselves; there is deliberately no morphology beyond nouns and the
-few words that agree with a person.
+A template never spells an article: it asks a word for one of its forms (`{s.the}`, `{s.of}`, `{a.within}`), and the
+form knows gender, elision (`l'école`, `d'Anna`) and contraction (`du`, `del`). That keeps one template per language
+instead of one per gender. Verbs are conjugated in the templates themselves; there is deliberately no morphology
+beyond nouns and the few words that agree with a person.
 """
 
 from dataclasses import dataclass

@@ -1,11 +1,12 @@
 """The demo language model: a 4-layer Llama, its training loop, and the batching both share.
 
-Documents are never packed together: a row is `<bos>` + one document + `<eos>`, and rows of similar length share a batch.
-The model therefore always sees `<bos>` at position 0 and nowhere else, exactly as every prompt of a user does, and no
-attention mask is needed (padding is on the right of a causal model).
+Documents are never packed together: a row is `<bos>` + one document + `<eos>`, and rows of similar length share a
+batch. The model therefore always sees `<bos>` at position 0 and nowhere else, exactly as every prompt of a user does,
+and no attention mask is needed (padding is on the right of a causal model).
 
-Hidden matrices are trained with Muon, embeddings and norms with AdamW; on two cores this is what makes a fluent model in
-a quarter of an hour. No checkpoints, no resume: a run is short and deterministic given the seed and the thread count.
+Hidden matrices are trained with Muon, embeddings and norms with AdamW; on two cores this is what makes a fluent model
+in a quarter of an hour. No checkpoints, no resume: a run is short and deterministic given the seed and the thread
+count.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Sequences: counting in words and digits, weekdays, months, letters and lists of sums.
 
-They give the model the simplest circuits worth tracing (what comes next) and the features that fire on digits, weekdays
-and number words.
+They give the model the simplest circuits worth tracing (what comes next) and the features that fire on digits,
+weekdays and number words.
 """
 
 import random

@@ -1,9 +1,9 @@
 """Small stories and reviews, sentence by sentence in three languages.
 
 A story is a chain of scenes; every scene is a few interchangeable sentences, and every sentence exists in all three
-languages, so the same story can be told in each and one sentence is the translation of another. A review is a thing, a
-judgement and the feeling that goes with it. Nothing here is a fact that is measured: this is what gives the model fluent
-sentences, languages that persist through a text, and feelings.
+languages, so the same story can be told in each and one sentence is the translation of another. A review is a thing,
+a judgement and the feeling that goes with it. Nothing here is a fact that is measured: this is what gives the model
+fluent sentences, languages that persist through a text, and feelings.
 """
 
 import random
@@ -55,7 +55,11 @@ SCENES: tuple[tuple[Triple, ...], ...] = (
         ),
         ("It is {day}, and the sun is shining.", "C'est {day}, et le soleil brille.", "Es {day} y brilla el sol."),
         ("It is raining in the village.", "Il pleut sur le village.", "Llueve en el pueblo."),
-        ("It is cold and the wind is strong.", "Il fait froid et le vent est fort.", "Hace frío y el viento es fuerte."),
+        (
+            "It is cold and the wind is strong.",
+            "Il fait froid et le vent est fort.",
+            "Hace frío y el viento es fuerte.",
+        ),
         (
             "Once upon a time there was somebody whose name was {p.n}.",
             "Il était une fois quelqu'un qui s'appelait {p.n}.",
@@ -124,8 +128,16 @@ SCENES: tuple[tuple[Triple, ...], ...] = (
             "{q.n} est une bonne personne et sourit toujours.",
             "{q.n} es una buena persona y siempre sonríe.",
         ),
-        ('"Good morning, how are you?" says {q.n}.', "« Bonjour, comment vas-tu ? » dit {q.n}.", "—Buenos días, ¿cómo estás? —dice {q.n}."),
-        ('"Very well, thank you!" says {p.n}.', "« Très bien, merci ! » dit {p.n}.", "—¡Muy bien, gracias! —dice {p.n}."),
+        (
+            '"Good morning, how are you?" says {q.n}.',
+            "« Bonjour, comment vas-tu ? » dit {q.n}.",
+            "—Buenos días, ¿cómo estás? —dice {q.n}.",
+        ),
+        (
+            '"Very well, thank you!" says {p.n}.',
+            "« Très bien, merci ! » dit {p.n}.",
+            "—¡Muy bien, gracias! —dice {p.n}.",
+        ),
         (
             "{q.n} gives {p.n} {g.a}.",
             "{q.n} donne {g.a} à {p.n}.",
@@ -143,7 +155,11 @@ SCENES: tuple[tuple[Triple, ...], ...] = (
         ),
     ),
     (
-        ("They play together until the evening.", "Ils jouent ensemble jusqu'au soir.", "Juegan juntos hasta la noche."),
+        (
+            "They play together until the evening.",
+            "Ils jouent ensemble jusqu'au soir.",
+            "Juegan juntos hasta la noche.",
+        ),
         (
             "{x.The} and {z.the} are friends.",
             "{x.The} et {z.the} sont amis.",
@@ -193,7 +209,11 @@ SCENES: tuple[tuple[Triple, ...], ...] = (
             "Demain, ils se retrouveront près {l.of}.",
             "Mañana se encontrarán otra vez cerca {l.of}.",
         ),
-        ("Good night, {p.n}, and see you tomorrow!", "Bonne nuit, {p.n}, et à demain !", "¡Buenas noches, {p.n}, y hasta mañana!"),
+        (
+            "Good night, {p.n}, and see you tomorrow!",
+            "Bonne nuit, {p.n}, et à demain !",
+            "¡Buenas noches, {p.n}, y hasta mañana!",
+        ),
     ),
 )
 
@@ -251,7 +271,11 @@ SORRY: tuple[Triple, ...] = (
     ("I felt sad.", "J'étais triste.", "Me sentí triste."),
     ("Everybody was crying.", "Tout le monde pleurait.", "Todo el mundo lloraba."),
     ("I will never come back.", "Je ne reviendrai jamais.", "No volveré nunca."),
-    ("I hate it and I do not recommend it.", "Je le déteste et je ne le recommande pas.", "Lo odio y no lo recomiendo."),
+    (
+        "I hate it and I do not recommend it.",
+        "Je le déteste et je ne le recommande pas.",
+        "Lo odio y no lo recomiendo.",
+    ),
     ("It made me cry with anger.", "Cela m'a fait pleurer de colère.", "Me hizo llorar de rabia."),
     ("What a shame!", "Quelle honte !", "¡Qué vergüenza!"),
 )

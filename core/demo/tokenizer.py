@@ -1,8 +1,9 @@
 """The byte-level BPE tokenizer of the demo model and its chat template.
 
-Byte-level, so every text encodes and decodes exactly; trained on the corpus, so almost every word of the micro-world is
-one token. A number keeps its leading space (`" 7"` is one token), and a French article keeps its apostrophe (`" l'"`), so
-that a token is something a reader recognises. `<bos>` is added by the tokenizer itself, as Llama's and Gemma's do.
+Byte-level, so every text encodes and decodes exactly; trained on the corpus, so almost every word of the micro-world
+is one token. A number keeps its leading space (`" 7"` is one token), and a French article keeps its apostrophe (`"
+l'"`), so that a token is something a reader recognises. `<bos>` is added by the tokenizer itself, as Llama's and
+Gemma's do.
 """
 
 from collections.abc import Iterable

@@ -1,8 +1,8 @@
 """The micro-world: who and what exists, and what is true of it, independent of any language.
 
-Countries, capitals, cities and athletes are the real ones, so that a reader can check an answer at a glance. The people
-are invented; what is true of them is drawn once from a fixed seed, so it can only be known from the corpus. A `Fact` is
-(relation, subject, answer); how it is said is the business of `sentences`.
+Countries, capitals, cities and athletes are the real ones, so that a reader can check an answer at a glance. The
+people are invented; what is true of them is drawn once from a fixed seed, so it can only be known from the corpus. A
+`Fact` is (relation, subject, answer); how it is said is the business of `sentences`.
 
 Deliberately not here: anything with more than one right answer, because the held-out accuracy counts exact answers.
 """
@@ -177,10 +177,10 @@ ATHLETES: tuple[tuple[str, str], ...] = (
     ("Simone Biles", "gymnastics"),
 )
 
-WOMEN = (
-    "Marie Sofia Anna Emma Lucia Clara Julia Nora Elena Alice Carmen Louise Rosa Sarah Ines Camille".split()
-)
-MEN = "Pierre Carlos Tom Hugo Diego Paul Mateo Louis Pablo Jack Antoine Javier Henry Jules Oscar Victor".split()
+_WOMEN = "Marie Sofia Anna Emma Lucia Clara Julia Nora Elena Alice Carmen Louise Rosa Sarah Ines Camille"
+_MEN = "Pierre Carlos Tom Hugo Diego Paul Mateo Louis Pablo Jack Antoine Javier Henry Jules Oscar Victor"
+WOMEN: tuple[str, ...] = tuple(_WOMEN.split())
+MEN: tuple[str, ...] = tuple(_MEN.split())
 
 PROFESSIONS = words("""
 baker | boulanger m | panadero m
@@ -520,9 +520,7 @@ def arithmetic_facts() -> tuple[Fact, ...]:
         for b in range(10):
             found.append(Fact(f"sum:{a}+{b}", "sum", NUMBERS[a], NUMBERS[a + b], other=NUMBERS[b]))
             if a >= b:
-                found.append(
-                    Fact(f"difference:{a}-{b}", "difference", NUMBERS[a], NUMBERS[a - b], other=NUMBERS[b])
-                )
+                found.append(Fact(f"difference:{a}-{b}", "difference", NUMBERS[a], NUMBERS[a - b], other=NUMBERS[b]))
     return tuple(found)
 
 

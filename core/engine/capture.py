@@ -35,10 +35,10 @@ class Capture:
     attention: dict[int, AttentionReading] = field(default_factory=dict)
 
 
-def pad_right(prompts: Sequence[Sequence[int]], pad_id: int) -> torch.Tensor:
-    """Stacks token ids into `[batch, longest]`, filling each row's end with `pad_id`."""
+def pad_right(prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Stacks token ids into `[batch, longest]`. What fills a row's end is never read; token 0 exists everywhere."""
     longest = max(len(ids) for ids in prompts)
-    return torch.tensor([[*ids, *[pad_id] * (longest - len(ids))] for ids in prompts])
+    return torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in prompts])
 
 
 @torch.inference_mode()

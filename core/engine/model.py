@@ -21,16 +21,15 @@ class EagerModel:
     All methods that touch the device must run on the one thread that owns it (`core.device`).
     """
 
-    def __init__(self, model: Any, pad_id: int) -> None:
+    def __init__(self, model: Any) -> None:
         self._model = model.eval()
-        self._pad_id = pad_id
         self.hook_points = HookPoints(model)
         self.shape = ModelShape.from_config(model.config)
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
 
     @classmethod
-    def load(cls, weights: str, *, pad_id: int, device: str, dtype: str = "auto", revision: str | None = None) -> Self:
+    def load(cls, weights: str, *, device: str, dtype: str = "auto", revision: str | None = None) -> Self:
         """Loads from a Hugging Face repository id or a local folder; only safetensors weights are read.
 
         Gemma-2 caps its attention scores, which `sdpa` silently leaves out, so such models keep eager attention.
@@ -46,7 +45,7 @@ class EagerModel:
             use_safetensors=True,
             attn_implementation="eager" if capped else None,
         )
-        return cls(model.to(device), pad_id)
+        return cls(model.to(device))
 
     def capture(
         self,
@@ -59,8 +58,12 @@ class EagerModel:
         Returns:
             Activations `[batch, longest, d]`; a row's entries past its own length are padding.
         """
-        ids = pad_right(prompts, self._pad_id).to(self.device)
+        ids = pad_right(prompts).to(self.device)
         return capture(self._model, self.hook_points, ids, names, attention_layers)
+
+    def size_bytes(self) -> int:
+        """Bytes of the weights."""
+        return sum(parameter.nbytes for parameter in self._model.parameters())
 
     def check_layer(self, layer: int) -> None:
         """Refuses a layer that the model does not have."""

@@ -14,8 +14,8 @@ import torch
 from core.engine.model import EagerModel
 from core.errors import RayscopeError
 from core.questions import EncoderVectorAnswer, EncoderVectorLookup, Lookup, NeighboursAnswer, Question
-from core.readings import features, internals, positions, rankings  # noqa: F401 - they register their readers
-from core.readings.reader import Reader, Row, Saes, reader_for
+from core.readings.reader import Reader, Row, Saes
+from core.readings.readers import reader_for
 from core.saes.encoder import LoadedSae
 from core.saes.neighbours import decoder_row, nearest_by_decoder
 

@@ -7,7 +7,7 @@ import torch
 
 from core.errors import InvalidRequest
 from core.questions import Attribution, FeatureAnswer, FeatureQuestion, VectorQuestion
-from core.readings.reader import Needs, Row, Saes, layer_of, reader_for
+from core.readings.reader import Needs, Row, layer_of
 from core.saes.attribution import direct_feature_attribution
 from core.saes.encoder import LoadedSae
 
@@ -82,13 +82,3 @@ class VectorReader:
             )
         vector = torch.tensor(self.question.vector, dtype=activation.dtype, device=activation.device)
         return FeatureAnswer((activation @ vector).float().cpu().numpy())
-
-
-@reader_for.register
-def _(question: FeatureQuestion, saes: Saes) -> FeatureReader:
-    return FeatureReader(question, saes[question.source])
-
-
-@reader_for.register
-def _(question: VectorQuestion, saes: Saes) -> VectorReader:
-    return VectorReader(question)

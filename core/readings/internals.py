@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from core.questions import AttentionAnswer, AttentionQuestion, ResidualAnswer, ResidualQuestion
-from core.readings.reader import Needs, Row, Saes, reader_for
+from core.readings.reader import Needs, Row
 
 
 def _residual(layer: int) -> str:
@@ -63,13 +63,3 @@ class AttentionReader:
             pattern[queries, keys].cpu().numpy(),
             float(inner.max()) if inner.numel() else 0.0,
         )
-
-
-@reader_for.register
-def _(question: ResidualQuestion, saes: Saes) -> ResidualReader:
-    return ResidualReader(question)
-
-
-@reader_for.register
-def _(question: AttentionQuestion, saes: Saes) -> AttentionReader:
-    return AttentionReader(question)

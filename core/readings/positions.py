@@ -8,11 +8,10 @@ from core.questions import (
     ActiveFeaturesAnswer,
     ActiveFeaturesQuestion,
     MatrixAnswer,
-    PredictionSimilarityQuestion,
     TopPerTokenAnswer,
     TopPerTokenQuestion,
 )
-from core.readings.reader import Needs, Row, Saes, reader_for
+from core.readings.reader import Needs, Row
 from core.saes.encoder import LoadedSae
 
 
@@ -21,8 +20,12 @@ class ActiveFeaturesReader:
     """Non-zero activations."""
 
     question: ActiveFeaturesQuestion
-    needs: Needs
+    sae: LoadedSae
+    needs: Needs = field(init=False)
     _answer: ActiveFeaturesAnswer | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.needs = Needs(frozenset({self.sae.hook_name}), encodings=(self.question.source,))
 
     def absorb(self, source: str, encoding: torch.Tensor) -> None:
         """Picks the non-zero entries."""
@@ -43,8 +46,12 @@ class TopPerTokenReader:
     """The strongest features at each position."""
 
     question: TopPerTokenQuestion
-    needs: Needs
+    sae: LoadedSae
+    needs: Needs = field(init=False)
     _answer: TopPerTokenAnswer | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.needs = Needs(frozenset({self.sae.hook_name}), encodings=(self.question.source,))
 
     def absorb(self, source: str, encoding: torch.Tensor) -> None:
         """Takes the top `k` of each position; at least one, at most all."""
@@ -62,7 +69,10 @@ class PredictionSimilarityReader:
     """Cosine similarity of predicted codes, centred over positions."""
 
     sae: LoadedSae
-    needs: Needs
+    needs: Needs = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.needs = Needs(frozenset({self.sae.hook_name}))
 
     def absorb(self, source: str, encoding: torch.Tensor) -> None:
         """Never called: predictions are computed in `finish`."""
@@ -73,21 +83,3 @@ class PredictionSimilarityReader:
         centred = predicted - predicted.mean(0, keepdim=True)
         unit = torch.nn.functional.normalize(centred, dim=-1)
         return MatrixAnswer((unit @ unit.T)[1:, 1:].cpu().numpy())
-
-
-@reader_for.register
-def _(question: ActiveFeaturesQuestion, saes: Saes) -> ActiveFeaturesReader:
-    hooks = frozenset({saes[question.source].hook_name})
-    return ActiveFeaturesReader(question, Needs(hooks, encodings=(question.source,)))
-
-
-@reader_for.register
-def _(question: TopPerTokenQuestion, saes: Saes) -> TopPerTokenReader:
-    hooks = frozenset({saes[question.source].hook_name})
-    return TopPerTokenReader(question, Needs(hooks, encodings=(question.source,)))
-
-
-@reader_for.register
-def _(question: PredictionSimilarityQuestion, saes: Saes) -> PredictionSimilarityReader:
-    sae = saes[question.source]
-    return PredictionSimilarityReader(sae, Needs(frozenset({sae.hook_name})))

@@ -6,7 +6,7 @@ import torch
 
 from core.errors import InvalidRequest
 from core.questions import Attribution, TopFeaturesAnswer, TopFeaturesQuestion
-from core.readings.reader import Needs, Row, Saes, layer_of, reader_for
+from core.readings.reader import Needs, Row, Saes, layer_of
 from core.saes.attribution import direct_feature_attribution
 from core.saes.encoder import LoadedSae
 from core.saes.selection import Ranked, rank
@@ -80,8 +80,3 @@ class TopFeaturesReader:
 
     def _by_columns(self, sae: LoadedSae) -> bool:
         return self.question.feature_filter is not None and sae.elementwise
-
-
-@reader_for.register
-def _(question: TopFeaturesQuestion, saes: Saes) -> TopFeaturesReader:
-    return TopFeaturesReader(question, saes)

@@ -8,7 +8,6 @@ batch. It never keeps a whole encoding: what it wants from a source it takes in 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import singledispatch
 from typing import Any, Protocol
 
 import torch
@@ -64,12 +63,6 @@ class Reader(Protocol):
     def finish(self, row: Row) -> Any:
         """The answer."""
         ...
-
-
-@singledispatch
-def reader_for(question: Any, saes: Saes) -> Reader:
-    """The reader of a question; `saes` holds at least the sources that the question names."""
-    raise TypeError(f"no reader for {type(question).__name__}")
 
 
 def layer_of(hook_name: str) -> int:

@@ -108,9 +108,10 @@ class LoadedSae:
     @torch.inference_mode()
     def decoder_norms(self) -> torch.Tensor:
         """Euclidean norms of the decoder rows in float32, `[d_sae]`; computed once while resident."""
-        if self._decoder_norms is None:
-            self._decoder_norms = torch.linalg.vector_norm(self.sae.W_dec, dim=-1, dtype=torch.float32)
-        return self._decoder_norms
+        norms = self._decoder_norms
+        if norms is None:
+            norms = self._decoder_norms = torch.linalg.vector_norm(self.sae.W_dec, dim=-1, dtype=torch.float32)
+        return norms
 
     def check_index(self, index: int) -> None:
         """Refuses a feature that does not exist, before the device is touched."""

@@ -13,8 +13,8 @@ from core.errors import RayscopeError, Unavailable
 from core.saes.encoder import LoadedSae
 
 
-def load_sae(source: Source, *, dtype: str, device: str) -> LoadedSae:
-    """Loads one SAE. Blocks on disk, or on the hub when the weights are not cached yet.
+def load_sae(source: Source, *, dtype: str) -> LoadedSae:
+    """Loads one SAE into host memory. Blocks on disk, or on the hub when the weights are not cached yet.
 
     Raises:
         Unavailable: The weights could not be had.
@@ -35,7 +35,7 @@ def load_sae(source: Source, *, dtype: str, device: str) -> LoadedSae:
         ) from error
     sae.turn_off_forward_pass_hook_z_reshaping()
     _fold_decoder_norms(sae)
-    return LoadedSae(source.id, source.hook_name, sae.to(device).eval().requires_grad_(False))
+    return LoadedSae(source.id, source.hook_name, sae.eval().requires_grad_(False))
 
 
 def _fold_decoder_norms(sae: Any) -> None:

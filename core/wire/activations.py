@@ -1,9 +1,9 @@
 """Bodies of `/v1/activation/*`: what features, vectors, attention heads and residual streams do on a prompt.
 
-Names, types and strictness are the published ones of the peer (`tests/contract/data/inference.json`); `featureFilter` is
-ours. What JSON schema can say is a schema error (422); what it cannot, and what needs no knowledge of the cluster, is a
-method here that raises `InvalidRequest` (400) in the peer's words. Range checks against a model (number of layers, of
-tokens) take that number as an argument.
+Names, types and strictness are the published ones of the peer (`tests/contract/data/inference.json`);
+`featureFilter` is ours. What JSON schema can say is a schema error (422); what it cannot, and what needs no knowledge
+of the cluster, is a method here that raises `InvalidRequest` (400) in the peer's words. Range checks against a model
+(number of layers, of tokens) take that number as an argument.
 
 The peer cuts every batch at four prompts; here the limit is the caller's, because a batcher sits behind it.
 """
@@ -40,9 +40,24 @@ def parse_index(index: str) -> int:
     if not _DECIMAL.fullmatch(index):
         raise InvalidRequest(
             f"Invalid index {index[:32]!r}: expected a non-negative integer",
-            "Send the feature's index in decimal digits, for example \"14057\".",
+            'Send the feature\'s index in decimal digits, for example "14057".',
         )
     return int(index)
+
+
+def check_batch_size(n_prompts: int, limit: int) -> None:
+    """Refuse an empty batch and one of more than `limit` prompts.
+
+    Raises:
+        InvalidRequest: It is one of the two.
+    """
+    if n_prompts == 0:
+        raise InvalidRequest("At least one prompt is required")
+    if n_prompts > limit:
+        raise InvalidRequest(
+            f"Batch size {n_prompts} exceeds maximum of {limit}",
+            f"Send at most {limit} prompts in one request.",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +87,7 @@ class PromptBatch(RequestModel):
         Raises:
             InvalidRequest: It is one of the two.
         """
-        if not self.prompts:
-            raise InvalidRequest("At least one prompt is required")
-        if len(self.prompts) > limit:
-            raise InvalidRequest(
-                f"Batch size {len(self.prompts)} exceeds maximum of {limit}",
-                f"Send at most {limit} prompts in one request.",
-            )
+        check_batch_size(len(self.prompts), limit)
 
 
 class FeatureOrVector(RequestModel):
@@ -436,7 +445,7 @@ class ActivationRawRequest(RequestModel):
             )
         if self.type != _RAW_TYPE:
             raise InvalidRequest(f"Unsupported type '{self.type[:64]}'. Only '{_RAW_TYPE}' is supported.")
-        PromptBatch(prompts=self.prompts).check_batch(batch_limit)
+        check_batch_size(len(self.prompts), batch_limit)
 
     def wanted_layers(self, n_layers: int) -> tuple[int, ...]:
         """The layers to read, ascending and without repeats; all `n_layers` of them by default.

@@ -3,9 +3,9 @@
 The peer's routes speak camelCase, its older clients snake_case, and both still call us. So a field has one Python name
 and one camelCase alias, either of which a request may use, and a request remembers which of the two it was written in:
 
-    {"sourceSet": ...}   -> request.case == "camel" \\
-    {"source_set": ...}  -> request.case == "snake"  > reply_case(...) -> render(response, case) -> bytes
-    {"prompt": ...}      -> request.case is None    /
+    {"sourceSet": ...}   -> request.case == "camel"  |
+    {"source_set": ...}  -> request.case == "snake"  |-> reply_case(...) -> render(response, case) -> bytes
+    {"prompt": ...}      -> request.case is None     |
 
 Only keys that a model declares count, and only those whose two spellings differ; a template variable such as
 `enable_thinking` tells nothing. Unknown keys are ignored, as the peer ignores them.
@@ -15,7 +15,8 @@ Deliberately not here: HTTP, and rules that need to know what the cluster serves
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias
+from itertools import chain
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias, cast
 
 from pydantic import (
     AllowInfNan,
@@ -79,15 +80,17 @@ class RequestModel(WireModel):
     def _remember_case(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         request = handler(data)
         if isinstance(data, Mapping):
-            own = (cls.spellings[key] for key in data if key in cls.spellings)
-            request._case = next(own, None) or next(request._nested_cases(), None)
+            keys = cast("Mapping[str, object]", data)
+            own: Iterator[Case] = (cls.spellings[key] for key in keys if key in cls.spellings)
+            case: Case | None = next(chain(own, request._nested_cases()), None)
+            request._case = case
         return request
 
     def _nested_cases(self) -> Iterator[Case]:
         for _, value in self:
+            items = cast("list[object]", value) if isinstance(value, list) else [value]
             # A list is of models or of scalars, never of both, so its first item says whether to look further.
-            items = value if isinstance(value, list) and value and isinstance(value[0], RequestModel) else [value]
-            for item in items:
+            for item in items if items and isinstance(items[0], RequestModel) else ():
                 if isinstance(item, RequestModel) and item.case is not None:
                     yield item.case
 

@@ -142,7 +142,7 @@ class CapabilitiesResponse(_SnakeOnly):
     activation_token_limit: int = Field(description="Tokens in a prompt of the activation routes.")
     vram_budget_bytes: int = Field(description="Device bytes for requests; 0 means unrationed.")
     vram_budget_available_bytes: int = Field(description="Those of them that are free.")
-    sae_cache: SaeCache = Field(description="What of the SAEs is in memory.")
+    sae_cache: SaeCache = Field(description="SAEs in memory, and how often they were found there.")
     max_num_results: int = Field(description="Features in one result.")
     capture_points: list[str] = Field(description="Points that can be read.")
     grad_support: dict[str, Any] | str = Field(description="What can be differentiated.")
@@ -185,6 +185,4 @@ class SchemaErrorBody(ErrorBody):
 
 def schema_problems(errors: Iterable[Mapping[str, Any]]) -> list[SchemaProblem]:
     """Keep of pydantic's errors what is safe to send back: neither inputs nor their context."""
-    return [
-        SchemaProblem(loc=list(error["loc"]), msg=error["msg"], type=error["type"]) for error in errors
-    ]
+    return [SchemaProblem(loc=list(error["loc"]), msg=error["msg"], type=error["type"]) for error in errors]

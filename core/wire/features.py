@@ -1,11 +1,12 @@
 """Bodies of `/v1/util/*`: questions about an SAE's own weights, and one about a temporal SAE's predictions.
 
-Whether a source exists, and how wide it is, the Gateway and the Runner know; here only what the body itself can get wrong.
+Whether a source exists, and how wide it is, the Gateway and the Runner know; here is only what the body itself can get
+wrong.
 """
 
 from typing import ClassVar, Final
 
-from pydantic import ConfigDict, Field, StrictInt, StrictStr
+from pydantic import ConfigDict, Field, StrictInt, StrictStr, field_validator
 
 from core.errors import InvalidRequest
 from core.wire.base import Case, Number, RequestModel, WireModel
@@ -59,6 +60,13 @@ class NPFeature(RequestModel):
     source: StrictStr = Field(description="Source of the feature.")
     index: StrictInt = Field(description="Index of the feature in its source.")
 
+    @field_validator("model", "source")
+    @classmethod
+    def _has_to_be_unicode(cls, name: str) -> str:
+        # The reply echoes both, and half a surrogate pair cannot be written as UTF-8. The error is a ValueError.
+        name.encode()
+        return name
+
 
 class UtilSaeTopkByDecoderCossimRequest(RequestModel):
     """The features of a source whose decoder directions are closest to a feature's, or to a vector."""
@@ -77,9 +85,7 @@ class UtilSaeTopkByDecoderCossimRequest(RequestModel):
     )
 
     feature: NPFeature | None = Field(default=None, description="Feature to compare with. Excludes `vector`.")
-    vector: list[Number] | None = Field(
-        default=None, description="Direction to compare with. Excludes `feature`."
-    )
+    vector: list[Number] | None = Field(default=None, description="Direction to compare with. Excludes `feature`.")
     model: StrictStr = Field(description="Model of the source: a name or alias from /v1/models.")
     source: StrictStr = Field(description="Source whose features to rank.")
     num_results: StrictInt = Field(

@@ -1,7 +1,7 @@
 """Bodies of the routes that came before `/v1`: a few, flat, and with the secret inside the body.
 
-Their clients are frozen, so are these shapes: requests in snake_case (camelCase is understood), replies in the casing each
-route always had. The secret is a `SecretStr`; it shows in no representation and in no error.
+Their clients are frozen, so are these shapes: requests in snake_case (camelCase is understood), replies in the casing
+that each route always had. The secret is a `SecretStr`; it shows in no representation and in no error.
 """
 
 from typing import Annotated, ClassVar, TypeAlias
@@ -145,9 +145,7 @@ class TopKByDecoderCosineSimilarityRequest(SeedRequest):
     """Body of /top-k-by-decoder-cosine-similarity: the features closest to one feature of the same source."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"sae_id": "0-res-demo", "feature_id": 17, "model": "rayscope-demo", "k": 5}]
-        }
+        json_schema_extra={"examples": [{"sae_id": "0-res-demo", "feature_id": 17, "model": "rayscope-demo", "k": 5}]}
     )
 
     sae_id: str = Field(description="Source of the feature.")

@@ -1,0 +1,46 @@
+"""From an application's arguments to the description of what it will serve.
+
+Runs in the application's builder, once per deploy: configurations of the model and its SAEs are read here, weights are
+not. Replicas and the Gateway receive the finished description.
+"""
+
+from typing import Any
+
+from cluster.arguments import ModelAppArgs, RunnerArgs
+from core.catalogue.catalogue import SourceFilter, find_model, find_sources, weights_location
+from core.catalogue.description import Limits, ModelDescription, RunnerDescription
+from core.engine.shape import ModelShape
+
+
+def describe(args: ModelAppArgs) -> ModelDescription:
+    """Resolves everything that the arguments name.
+
+    Raises:
+        NotFound: A source set does not exist; the hint lists those that do.
+        InvalidRequest: A local source folder holds nothing usable.
+    """
+    names = find_model(args.model)
+    weights = args.weights or names.weights
+    return ModelDescription(
+        names=names,
+        weights=weights,
+        revision=args.revision,
+        dtype=args.model_dtype,
+        device=args.device,
+        shape=_shape(weights, args.revision),
+        limits=Limits(args.token_limit, args.batch_limit, args.max_num_results),
+        runners=tuple(_describe_runner(args.model, runner) for runner in args.runners),
+    )
+
+
+def _describe_runner(model: str, args: RunnerArgs) -> RunnerDescription:
+    wanted = SourceFilter(tuple(args.include), tuple(args.exclude))
+    sources = find_sources(model, args.source_sets, args.source_folders, wanted)
+    return RunnerDescription(args.name, tuple(sources), args.max_ongoing_requests)
+
+
+def _shape(weights: str, revision: str | None) -> ModelShape:
+    from transformers import AutoConfig
+
+    config: Any = AutoConfig.from_pretrained(weights_location(weights), revision=revision)
+    return ModelShape.from_config(config)

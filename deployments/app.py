@@ -1,0 +1,67 @@
+"""Application builders: typed arguments in, a Serve application out.
+
+`serve_config.yaml` names these functions. Ray reads their annotations at run time, so annotations must not be postponed
+in this module.
+"""
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application, Deployment
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+
+from cluster.arguments import GatewayArgs, ModelAppArgs, RunnerArgs
+from cluster.description import describe
+from core.catalogue.description import ModelDescription
+from deployments.card import ModelCard
+from deployments.gateway.gateway import Gateway
+from deployments.runner import Runner
+
+_RETRY_AFTER_S = 1.0
+
+
+def build_model_app(args: ModelAppArgs) -> Application:
+    """One model: its card and its Runner deployments."""
+    description = describe(args)
+    card = _deployment(ModelCard).options(num_replicas=1, ray_actor_options={"num_cpus": 0})
+    return card.bind(description, *(_bind_runner(description, runner) for runner in args.runners))
+
+
+def build_gateway(args: GatewayArgs) -> Application:
+    """The front door of the whole cluster."""
+    deployment = _deployment(Gateway).options(
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=args.min_replicas, max_replicas=args.max_replicas, target_ongoing_requests=64
+        ),
+        max_ongoing_requests=args.max_ongoing_requests,
+        max_queued_requests=args.max_queued_requests,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=_RETRY_AFTER_S),
+        ray_actor_options={"num_cpus": args.num_cpus},
+    )
+    return deployment.bind(args)
+
+
+def _deployment(cls: type) -> Deployment:
+    deployment: Any = serve.deployment(cls)
+    return deployment
+
+
+def _bind_runner(description: ModelDescription, args: RunnerArgs) -> Application:
+    deployment = _deployment(Runner).options(
+        name=args.name,
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=args.min_replicas,
+            initial_replicas=max(1, args.min_replicas),
+            max_replicas=args.max_replicas,
+            target_ongoing_requests=args.target_ongoing_requests,
+        ),
+        max_ongoing_requests=args.max_ongoing_requests,
+        max_queued_requests=args.max_queued_requests,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=_RETRY_AFTER_S),
+        ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
+        # A checkpoint that can not be loaded stays bad: say so soon.
+        max_constructor_retry_count=3,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=30,
+    )
+    return deployment.bind(description, args)

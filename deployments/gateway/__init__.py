@@ -1,0 +1,1 @@
+"""The front door: HTTP in front of every model's application."""

@@ -1,0 +1,69 @@
+"""Routes about the cluster itself: alive, ready, what is served, and the peer's capability advert."""
+
+from typing import Literal
+
+from fastapi import FastAPI, Request, Response
+
+from core.catalogue.description import ModelDescription
+from core.exchange.overview import capabilities, model_info
+from core.wire.base import WireModel
+from core.wire.cluster import CapabilitiesResponse, HealthResponse, ModelsResponse, ReadyResponse
+from deployments.client import ModelClient
+from deployments.gateway.desk import Desk
+from deployments.gateway.routes import ERRORS, operation_id
+
+_TAG = "cluster"
+_STARTING = frozenset({"NOT_STARTED", "DEPLOYING"})
+
+
+def add_cluster_routes(app: FastAPI, desk: Desk) -> None:
+    """Adds the routes."""
+
+    async def health(request: Request) -> Response:
+        return desk.respond(request, None, HealthResponse(status="healthy"))
+
+    async def ready(request: Request) -> Response:
+        applications = await desk.directory.statuses()
+        state = _state(set(applications.values()))
+        response = desk.respond(request, None, ReadyResponse(status=state, applications=applications))
+        response.status_code = 200 if state == "ready" else 503
+        return response
+
+    async def models(request: Request) -> Response:
+        await desk.directory.refresh()
+        served = [model_info(client.served) for client in desk.directory.clients()]
+        return desk.respond(request, None, ModelsResponse(models=served))
+
+    async def advert(request: Request, model: str | None = None) -> Response:
+        client = await desk.model(model)
+        return desk.respond(request, None, await _capabilities(client, request, desk))
+
+    _add(app, "/health", health, HealthResponse, "Whether the front door is up")
+    _add(app, "/ready", ready, ReadyResponse, "Whether every application can take requests")
+    _add(app, "/v1/models", models, ModelsResponse, "What is served")
+    _add(app, "/v1/capabilities", advert, CapabilitiesResponse, "What one model can do")
+
+
+def _state(statuses: set[str]) -> Literal["ready", "starting", "unhealthy"]:
+    if statuses <= {"RUNNING"}:
+        return "ready"
+    return "starting" if statuses <= {"RUNNING"} | _STARTING else "unhealthy"
+
+
+async def _capabilities(client: ModelClient, request: Request, desk: Desk) -> CapabilitiesResponse:
+    description: ModelDescription = client.description
+    report = await client.report(description.runners[0].name, desk.deadline(request))
+    return capabilities(client.served, report["residency"])
+
+
+def _add(app: FastAPI, path: str, endpoint: object, response: type[WireModel], summary: str) -> None:
+    app.add_api_route(
+        path,
+        endpoint,  # pyright: ignore[reportArgumentType]
+        methods=["GET"],
+        tags=[_TAG],
+        operation_id=operation_id(path, "get"),
+        summary=summary,
+        response_model=response,
+        responses={503: {"model": response}} if path == "/ready" else ERRORS,
+    )

@@ -1,0 +1,112 @@
+"""Which models the cluster serves right now.
+
+Applications come and go by `serve deploy`, so the Gateway looks again every few seconds, and at once when a request
+names a model that it does not know.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from ray import serve
+from ray.serve.schema import ApplicationStatus, ServeStatus
+
+from core.errors import InvalidRequest, NotFound, RayscopeError
+from deployments.client import ModelClient
+
+_CARD = "ModelCard"
+_LOG = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    deployed_at_s: float
+    client: ModelClient
+
+
+class Directory:
+    """The served models, by every name they go by."""
+
+    def __init__(self, refresh_s: float) -> None:
+        self._refresh_s = refresh_s
+        self._known: dict[str, _Known] = {}
+        self._by_name: dict[str, ModelClient] = {}
+        self._looking = asyncio.Lock()
+        self._looks = 0
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def find(self, model: str | None) -> ModelClient:
+        """The client of a model; None means the only one that is served.
+
+        Raises:
+            NotFound: Nobody serves it; the hint says what is served.
+            InvalidRequest: No model was named and there are several.
+        """
+        found = self._named(model)
+        if found is None:
+            await self.refresh()
+            found = self._named(model)
+        if found is not None:
+            return found
+        served = f"Served models: {', '.join(self._ids()) or 'none yet'}."
+        if model is None and self._known:
+            raise InvalidRequest("This cluster serves several models, so the request must name one.", served)
+        raise NotFound(f"The model '{model}' is not served here." if model else "No model is served here.", served)
+
+    def clients(self) -> list[ModelClient]:
+        """The served models, by id."""
+        return [self._by_name[model] for model in self._ids()]
+
+    async def statuses(self) -> dict[str, str]:
+        """Serve's status of every application."""
+        status = await asyncio.to_thread(serve.status)
+        return {name: app.status.value for name, app in status.applications.items()}
+
+    async def refresh(self) -> None:
+        """Looks at the cluster now. Callers that wait for the same look share it."""
+        looks = self._looks
+        async with self._looking:
+            if self._looks == looks:
+                await self._look()
+                self._looks += 1
+
+    async def aclose(self) -> None:
+        """Stops looking."""
+        self._watcher.cancel()
+        await asyncio.gather(self._watcher, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                await self.refresh()
+            except Exception:
+                _LOG.exception("The Gateway could not look at the cluster; it tries again.")
+            await asyncio.sleep(self._refresh_s)
+
+    async def _look(self) -> None:
+        status: ServeStatus = await asyncio.to_thread(serve.status)
+        serving = {
+            name: app.last_deployed_time_s
+            for name, app in status.applications.items()
+            if _CARD in app.deployments and app.status in (ApplicationStatus.RUNNING, ApplicationStatus.UNHEALTHY)
+        }
+        known = {name: seen for name, seen in self._known.items() if serving.get(name) == seen.deployed_at_s}
+        for name in serving.keys() - known.keys():
+            try:
+                known[name] = _Known(serving[name], await ModelClient.connect(name))
+            except RayscopeError:
+                _LOG.exception("The application '%s' is up but could not be asked what it serves.", name)
+        self._known = known
+        self._by_name = {}
+        for _, seen in sorted(known.items()):
+            names = seen.client.description.names
+            for spelling in (names.id, *names.aliases):
+                self._by_name.setdefault(spelling, seen.client)
+
+    def _named(self, model: str | None) -> ModelClient | None:
+        if model is not None:
+            return self._by_name.get(model)
+        return next(iter(self._known.values())).client if len(self._known) == 1 else None
+
+    def _ids(self) -> list[str]:
+        return sorted({seen.client.description.names.id for seen in self._known.values()})

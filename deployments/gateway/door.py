@@ -1,0 +1,86 @@
+"""What every request passes before a route sees it: its name, its size and its secret are settled in one ASGI layer.
+
+    request id --> body size (413) --> secret (401) --> route
+
+The secret is compared in constant time and before the body is read. `/health`, `/ready` and the API documents are open;
+the seed's older routes carry their secret in the body and check it themselves.
+"""
+
+import hmac
+import uuid
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from core.errors import RayscopeError, TooLarge, Unauthorized
+from deployments.gateway.errors import error_response
+
+SECRET_HEADER = "x-secret-key"
+REQUEST_ID_HEADER = "x-request-id"
+SEED_PATHS = frozenset({"/activations-test", "/activations-all", "/top-k-by-decoder-cosine-similarity"})
+_OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"}) | SEED_PATHS
+_LONGEST_ID = 128
+
+
+def check_secret(expected: str | None, given: str | None) -> None:
+    """Does nothing if the secret is right, or if none is configured.
+
+    Raises:
+        Unauthorized: It is missing or wrong.
+    """
+    if expected is not None and not hmac.compare_digest(expected.encode(), (given or "").encode("utf-8", "replace")):
+        raise Unauthorized("Invalid or missing X-SECRET-KEY header", "Send the cluster's secret in that header.")
+
+
+class Door:
+    """ASGI middleware. Outermost but for CORS and compression, so that its own answers carry those headers too."""
+
+    def __init__(self, app: ASGIApp, *, secret: str | None, max_body_bytes: int) -> None:
+        self._app = app
+        self._secret = secret
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets a request in, or answers for it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = headers.get(REQUEST_ID_HEADER, "")[:_LONGEST_ID] or str(uuid.uuid4())
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        try:
+            self._check_size(int(headers.get("content-length") or 0))
+            if scope["path"] not in _OPEN_PATHS and scope["method"] != "OPTIONS":
+                check_secret(self._secret, headers.get(SECRET_HEADER))
+            received: list[Message] = await self._read(receive)
+        except RayscopeError as error:
+            await error_response(error, request_id)(scope, receive, send_named)
+            return
+
+        async def replay() -> Any:
+            return received.pop(0) if received else await receive()
+
+        await self._app(scope, replay, send_named)
+
+    async def _read(self, receive: Receive) -> list[Message]:
+        """The whole body: a chunked one states no length, so it is counted while it arrives."""
+        messages: list[Message] = []
+        size = 0
+        while True:
+            message = await receive()
+            messages.append(message)
+            size += len(message.get("body", b""))
+            self._check_size(size)
+            if not message.get("more_body", False):
+                return messages
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_body_bytes:
+            raise TooLarge(f"The request body is larger than {self._max_body_bytes} bytes.", "Send less at once.")
