@@ -112,16 +112,16 @@ class ModelClient:
         runners = {self._runner_of(source) for question in questions for source in sources_of(question)}
         if len(runners) <= 1:
             runner = runners.pop() if runners else self.description.runners[0].name
-            return await self._call(runner, "ask", list(questions), deadline)
+            return await self._call(runner, deadline, "ask", list(questions), deadline)
         return list(await asyncio.gather(*(self._ask_apart(question, deadline) for question in questions)))
 
     async def look_up(self, lookup: Lookup, deadline: Deadline) -> Any:
         """Answers a lookup of `core.questions`."""
-        return await self._call(self._runner_of(lookup.source), "look_up", lookup, deadline)
+        return await self._call(self._runner_of(lookup.source), deadline, "look_up", lookup, deadline)
 
     async def report(self, runner: str, deadline: Deadline) -> dict[str, Any]:
         """What one replica of a Runner holds and how busy it is."""
-        return await self._call(runner, "report", None, deadline)
+        return await self._call(runner, deadline, "report")
 
     async def _ask_apart(self, question: Question, deadline: Deadline) -> Any:
         """Splits a question by the Runners that serve its sources, and merges."""
@@ -130,9 +130,9 @@ class ModelClient:
             by_runner.setdefault(self._runner_of(source), []).append(source)
         if len(by_runner) <= 1 or not isinstance(question, TopFeaturesQuestion):
             runner = next(iter(by_runner), self.description.runners[0].name)
-            return (await self._call(runner, "ask", [question], deadline))[0]
+            return (await self._call(runner, deadline, "ask", [question], deadline))[0]
         calls = [
-            self._call(runner, "ask", [dataclasses.replace(question, sources=tuple(sources))], deadline)
+            self._call(runner, deadline, "ask", [dataclasses.replace(question, sources=tuple(sources))], deadline)
             for runner, sources in by_runner.items()
         ]
         parts = [answers[0] for answers in await asyncio.gather(*calls)]
@@ -146,9 +146,8 @@ class ModelClient:
             self._handles[runner] = serve.get_deployment_handle(runner, self.app_name)
         return self._handles[runner]
 
-    async def _call(self, runner: str, method: str, payload: Any, deadline: Deadline) -> Any:
+    async def _call(self, runner: str, deadline: Deadline, method: str, *arguments: Any) -> Any:
         remote: Any = getattr(self._handle(runner), method).remote
-        arguments = (deadline,) if payload is None else (payload, deadline)
         async with deadline.limit():
             return await _retried(lambda: _awaited(remote(*arguments)))
 

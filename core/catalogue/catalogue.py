@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.catalogue.directory import published_sets
+from core.catalogue.directory import published_models, published_sets
 from core.catalogue.model_ids import ModelNames, names_of
 from core.catalogue.sources import Source, folder_sources, published_source
 from core.demo import ARTEFACTS, DEMO_MODEL_ID
@@ -82,6 +82,12 @@ def find_sources(
             found = [published_source(row) for row in rows if wanted.keeps(row.source)]
         sources += [source for source in found if wanted.keeps(source.id)]
     return sources
+
+
+def catalogue_rows() -> list[tuple[ModelNames, tuple[str, ...]]]:
+    """Every model with known source sets: the demo, then the published ones by name."""
+    published = [(find_model(model), tuple(sets)) for model, sets in published_models().items()]
+    return [(find_model(DEMO_MODEL_ID), _DEMO_SETS), *published]
 
 
 def _known_sets(model_id: str) -> str:

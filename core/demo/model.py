@@ -13,6 +13,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -111,7 +112,7 @@ def train_model(
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = (
-        torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.01),
+        torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.1),
         torch.optim.AdamW(others, lr=4e-3, betas=(0.9, 0.95), weight_decay=0.0),
     )
     schedulers = [torch.optim.lr_scheduler.LambdaLR(o, _learning_rate(len(schedule))) for o in optimizers]
@@ -137,6 +138,30 @@ def train_model(
         progress(step, len(schedule), f"loss {sum(recent) / len(recent):.3f}")
     model.eval()
     return sum(recent) / len(recent)
+
+
+@torch.no_grad()
+def rescale_residual(model: LlamaForCausalLM, factor: float) -> None:
+    """Scale the residual stream without changing what the model computes.
+
+    Everything that writes to the stream is multiplied, the norms' epsilon with it, and the final norm's weight divided
+    (the unembedding is the embedding). Training leaves a stream of norm 200 to 500; scaled down, steering strengths are
+    numbers of the usual size.
+
+    Args:
+        model: Changed in place; its embedding must be tied.
+        factor: What the stream is multiplied by; with a power of two every logit stays the same to the last bit.
+    """
+    model.model.embed_tokens.weight.mul_(factor)
+    for block in cast("Any", model.model.layers):
+        block.self_attn.o_proj.weight.mul_(factor)
+        block.mlp.down_proj.weight.mul_(factor)
+        for norm in (block.input_layernorm, block.post_attention_layernorm):
+            norm.variance_epsilon *= factor**2
+    final = cast("Any", model.model.norm)
+    final.weight.div_(factor)
+    final.variance_epsilon *= factor**2
+    model.config.rms_norm_eps *= factor**2
 
 
 def _learning_rate(steps: int, warm_up: int = 100) -> Callable[[int], float]:

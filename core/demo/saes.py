@@ -74,7 +74,7 @@ def train_sae(
         k=family.active,
         matryoshka_widths=list(_NESTED),
         topk_threshold_lr=0.02,
-        aux_loss_coefficient=1 / 16,
+        aux_loss_coefficient=1.0,
         metadata=SAEMetadata(
             model_name=DEMO_MODEL_ID,
             hook_name=HOOK_NAMES[family.site].format(layer=layer),
@@ -94,7 +94,7 @@ def train_sae(
             lr_end=2e-4,
             lr_warm_up_steps=50,
             lr_decay_steps=steps // 3,
-            dead_feature_window=60,
+            dead_feature_window=30,
             feature_sampling_window=steps + 1,
         ),
         sae,

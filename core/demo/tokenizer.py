@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-VOCABULARY_SIZE = 2560
+VOCABULARY_SIZE = 3072
 CONTEXT_TOKENS = 512
 SPECIAL_TOKENS: tuple[str, ...] = (
     "<pad>",

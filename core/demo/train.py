@@ -1,15 +1,20 @@
 """Rebuild the demo model and its dictionaries: `python -m core.demo.train`.
 
     corpus -> tokenizer -> model -> res-demo, att-demo (SAELens) -> plt-demo -> measurements.json -> README.md
+    |------- "model" ----------|    |--------- "dictionaries" ---------|    |------ "measurements" ------|
 
-One command, no input but the seed, no network. The result is the same for the same seed, thread count and CPU type.
+One command, no input but the seed, no network. Every stage draws from the seed alone and reads what the stages before it
+wrote, so starting at a later stage (`--start dictionaries`) gives the same bytes as a whole run. The result is the same
+for the same seed, thread count and CPU type.
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,22 +29,38 @@ from core.demo.card import write_card
 from core.demo.corpus import documents
 from core.demo.measure import measure
 from core.demo.saes import SETS, save_sae, train_sae
-from core.demo.tokenizer import train_tokenizer
+from core.demo.tokenizer import load_tokenizer, train_tokenizer
 from core.demo.transcoders import Transcoder, save_transcoders, train_transcoder
 
 THREADS = 2
 DOCUMENTS = 64_000
 EPOCHS = 3
+RESIDUAL_NORM = 16.0
 DICTIONARY_DOCUMENTS = 8_000
-SAE_STEPS = 600
+DICTIONARY_STEPS = 600
+
+
+class Start(StrEnum):
+    """The first stage to run; the folder holds what the earlier ones wrote."""
+
+    MODEL = "model"
+    DICTIONARIES = "dictionaries"
+    MEASUREMENTS = "measurements"
 
 
 class Stages:
-    """Progress bars, one per stage, and the seconds each stage took."""
+    """Progress bars, one per stage, and what is remembered of the build: figures and minutes.
 
-    def __init__(self, bars: Progress) -> None:
+    Attributes:
+        record: The `training` part of `measurements.json`, kept on disk while the build runs.
+    """
+
+    def __init__(self, bars: Progress, out: Path) -> None:
         self._bars = bars
-        self.seconds: dict[str, float] = {}
+        self._file = out / "measurements.json"
+        self.record: dict[str, Any] = {"minutes": {}}
+        if self._file.exists():
+            self.record = json.loads(self._file.read_text(encoding="utf-8"))["training"]
 
     @contextmanager
     def stage(self, name: str) -> Generator[language_model.Progress]:
@@ -52,67 +73,90 @@ class Stages:
 
         yield report
         self._bars.update(task, completed=1, total=1)
-        group = name.partition(" layer")[0]
-        self.seconds[group] = self.seconds.get(group, 0) + time.monotonic() - started
+        self.record["minutes"][name] = round((time.monotonic() - started) / 60, 2)
+        self.write({})
+
+    def write(self, measured: dict[str, Any]) -> dict[str, Any]:
+        """Write the measurements so far, with the record of the build."""
+        whole = {**measured, "training": self.record}
+        text = json.dumps(whole, indent=1, ensure_ascii=False)
+        self._file.write_text(text + "\n", encoding="utf-8")
+        return whole
 
 
-def build(out: Path, seed: int, stages: Stages) -> dict[str, Any]:
-    """Build every artefact in a folder.
-
-    Args:
-        out: Emptied and written.
-        seed: Decides the corpus, the initial weights and the order of training.
-        stages: Shows progress and takes the times.
-
-    Returns:
-        The measurements, as written to `measurements.json`.
-    """
-    if out.exists():
-        shutil.rmtree(out)
+def build_language_model(out: Path, seed: int, stages: Stages) -> None:
+    """Corpus, tokenizer and model, written to `model/`."""
     with stages.stage("corpus and tokenizer"):
         texts = [document.text for document in documents(seed, DOCUMENTS)]
         tokenizer = train_tokenizer(texts)
         rows = language_model.encode_documents(tokenizer, texts)
     with stages.stage("model") as progress:
         model = language_model.build_model(len(tokenizer), seed)
-        training_loss = language_model.train_model(model, rows, EPOCHS, seed, progress)
+        loss = language_model.train_model(model, rows, EPOCHS, seed, progress)
+        residual = collect(model, rows[:500], ("resid_post",)).at["resid_post", 1]
+        shrink = math.log2(RESIDUAL_NORM / residual.norm(dim=1).mean().item())
+        language_model.rescale_residual(model, 2.0 ** round(shrink))
         model.save_pretrained(out / "model")
         tokenizer.save_pretrained(out / "model")
-    sample = rows[:DICTIONARY_DOCUMENTS]
-    for family in SETS:
-        seen = collect(model, sample, (family.site,))
-        for layer in range(language_model.LAYERS):
-            with stages.stage(f"{family.name} layer {layer}") as progress:
-                sae = train_sae(family, layer, seen.at[family.site, layer], SAE_STEPS, seed + layer, progress)
-                save_sae(sae, family.folder(out, layer))
-    seen = collect(model, sample, ("mlp_in", "mlp_out"))
-    transcoders: list[Transcoder] = []
-    for layer in range(language_model.LAYERS):
-        with stages.stage(f"plt-demo layer {layer}") as progress:
-            pair = seen.at["mlp_in", layer], seen.at["mlp_out", layer]
-            transcoders.append(train_transcoder(*pair, SAE_STEPS, seed + layer, progress))
-    save_transcoders(transcoders, out)
-    with stages.stage("measurements") as progress:
-        measured = measure(out, progress)
-    measured["training"] = {
+    stages.record |= {
         "seed": seed,
         "threads": torch.get_num_threads(),
         "documents": len(rows),
         "corpus_tokens": sum(len(row) for row in rows),
         "epochs": EPOCHS,
-        "training_loss_nats": round(training_loss, 4),
-        "dictionary_tokens": sum(len(row) - 1 for row in sample),
-        "minutes": {name: round(s / 60, 2) for name, s in stages.seconds.items()},
-        "total_minutes": round(sum(stages.seconds.values()) / 60, 1),
+        "training_loss_nats": round(loss, 4),
     }
-    (out / "measurements.json").write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_card(measured, out / "README.md")
-    return measured
+    stages.write({})
+
+
+def build_dictionaries(out: Path, seed: int, stages: Stages) -> None:
+    """Both SAE sets and the transcoders, from the model in `model/`."""
+    model, tokenizer = language_model.load_model(out / "model"), load_tokenizer(out / "model")
+    texts = [document.text for document in documents(seed, DICTIONARY_DOCUMENTS)]
+    rows = language_model.encode_documents(tokenizer, texts)
+    stages.record["dictionary_tokens"] = sum(len(row) - 1 for row in rows)
+    for family in SETS:
+        seen = collect(model, rows, (family.site,))
+        for layer in range(language_model.LAYERS):
+            with stages.stage(f"{family.name} layer {layer}") as progress:
+                activations = seen.at[family.site, layer]
+                sae = train_sae(family, layer, activations, DICTIONARY_STEPS, seed + layer, progress)
+                save_sae(sae, family.folder(out, layer))
+    seen = collect(model, rows, ("mlp_in", "mlp_out"))
+    transcoders: list[Transcoder] = []
+    for layer in range(language_model.LAYERS):
+        with stages.stage(f"plt-demo layer {layer}") as progress:
+            pair = seen.at["mlp_in", layer], seen.at["mlp_out", layer]
+            transcoders.append(train_transcoder(*pair, DICTIONARY_STEPS, seed + layer, progress))
+    save_transcoders(transcoders, out)
+
+
+def build(out: Path, seed: int, start: Start, bars: Progress) -> None:
+    """Build the artefacts in a folder.
+
+    Args:
+        out: Written; emptied first when the build starts with the model.
+        seed: Decides the corpus, the initial weights and the order of training.
+        start: The first stage to run.
+        bars: Shows progress.
+    """
+    if start is Start.MODEL and out.exists():
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    stages = Stages(bars, out)
+    if start is Start.MODEL:
+        build_language_model(out, seed, stages)
+    if start is not Start.MEASUREMENTS:
+        build_dictionaries(out, seed, stages)
+    with stages.stage("measurements") as progress:
+        measured = measure(out, progress)
+    write_card(stages.write(measured), out / "README.md")
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder that receives the artefacts; it is emptied.")] = ARTEFACTS,
+    out: Annotated[Path, typer.Option(help="Folder that receives the artefacts.")] = ARTEFACTS,
     seed: Annotated[int, typer.Option(help="Seed of the corpus and of all training.")] = 0,
+    start: Annotated[Start, typer.Option(help="First stage to run.")] = Start.MODEL,
 ) -> None:
     """Rebuild the demo model, its tokenizer, its SAE sets, its transcoders and its model card."""
     torch.set_num_threads(THREADS)
@@ -126,7 +170,7 @@ def main(
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns) as bars:
-        build(out, seed, Stages(bars))
+        build(out, seed, start, bars)
 
 
 if __name__ == "__main__":

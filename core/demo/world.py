@@ -177,8 +177,8 @@ ATHLETES: tuple[tuple[str, str], ...] = (
     ("Simone Biles", "gymnastics"),
 )
 
-_WOMEN = "Marie Sofia Anna Emma Lucia Clara Julia Nora Elena Alice Carmen Louise Rosa Sarah Ines Camille"
-_MEN = "Pierre Carlos Tom Hugo Diego Paul Mateo Louis Pablo Jack Antoine Javier Henry Jules Oscar Victor"
+_WOMEN = "Marie Sofia Anna Emma Lucia Clara Julia Alice Carmen Louise Sarah Camille"
+_MEN = "Pierre Carlos Tom Hugo Diego Paul Mateo Pablo Jack Antoine Henry Victor"
 WOMEN: tuple[str, ...] = tuple(_WOMEN.split())
 MEN: tuple[str, ...] = tuple(_MEN.split())
 

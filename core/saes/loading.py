@@ -6,10 +6,11 @@ Two transforms follow the load, as Neuronpedia's server applies them, so that nu
 - `hook_z` reshaping is off, because the engine hands over heads already concatenated.
 """
 
+import warnings
 from typing import Any
 
 from core.catalogue.sources import Folder, Source
-from core.errors import RayscopeError, Unavailable
+from core.errors import Unavailable
 from core.saes.encoder import LoadedSae
 
 
@@ -19,15 +20,11 @@ def load_sae(source: Source, *, dtype: str) -> LoadedSae:
     Raises:
         Unavailable: The weights could not be had.
     """
-    from sae_lens import SAE
-
     try:
-        if isinstance(source.origin, Folder):
-            sae: Any = SAE.load_from_disk(source.origin.path, device="cpu", dtype=dtype)
-        else:
-            sae = SAE.from_pretrained(source.origin.release, source.origin.sae_id, device="cpu", dtype=dtype)
-    except RayscopeError:
-        raise
+        with warnings.catch_warnings():
+            # SAELens suggests other model weights for some SAEs; published activations come from the plain ones.
+            warnings.filterwarnings("ignore", message=r"\s*This SAE has non-empty model_from_pretrained_kwargs")
+            sae = _read(source, dtype)
     except Exception as error:
         raise Unavailable(
             f"The weights of {source.id} could not be loaded ({type(error).__name__}).",
@@ -36,6 +33,14 @@ def load_sae(source: Source, *, dtype: str) -> LoadedSae:
     sae.turn_off_forward_pass_hook_z_reshaping()
     _fold_decoder_norms(sae)
     return LoadedSae(source.id, source.hook_name, sae.eval().requires_grad_(False))
+
+
+def _read(source: Source, dtype: str) -> Any:
+    from sae_lens import SAE
+
+    if isinstance(source.origin, Folder):
+        return SAE.load_from_disk(source.origin.path, device="cpu", dtype=dtype)
+    return SAE.from_pretrained(source.origin.release, source.origin.sae_id, device="cpu", dtype=dtype)
 
 
 def _fold_decoder_norms(sae: Any) -> None:

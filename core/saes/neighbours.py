@@ -29,7 +29,7 @@ def nearest_by_decoder(sae: LoadedSae, query: torch.Tensor, k: int) -> tuple[lis
     query = query.to(decoder.device)
     dots = (decoder @ query.to(decoder.dtype)).float()
     norms = sae.decoder_norms() * torch.linalg.vector_norm(query, dtype=torch.float32)
-    cosines = dots / norms.clamp(min=_EPSILON)
+    cosines = (dots / norms.clamp(min=_EPSILON)).clamp(-1.0, 1.0)
     ranked = torch.where(cosines.isnan(), -torch.inf, cosines)
     best = torch.topk(ranked, max(1, min(k, MAX_NEIGHBOURS, sae.d_sae)))
     values = torch.where(best.values.isinf(), 0.0, best.values)

@@ -188,6 +188,19 @@ def test_an_empty_message_has_a_header_and_a_footer(name: str) -> None:
     assert "user" in _text(chat, 0, "header")
 
 
+def test_a_token_that_reaches_into_the_content_is_content() -> None:
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }};{% endfor %}"
+    chat = render_chat(_with(tiny.gpt2, template), [Message("user", "the")], False)
+    assert _text(chat, 0, "header") == "user:"
+    assert _text(chat, 0, "content") == " the"
+
+
+def test_spaces_left_out_of_the_offsets_stay_with_their_content() -> None:
+    chat = render_chat(CHATS["chatml"], [Message("user", "the cat   "), ANSWER])
+    assert _text(chat, 0, "content") == "the cat   "
+    assert _text(chat, 0, "footer") == "<|im_end|>\n"
+
+
 def test_channels_are_carried_through() -> None:
     template = "{% for m in messages %}[{{ m.role }}|{{ m.channel or '-' }}]{{ m.content }};{% endfor %}"
     chat = render_chat(_with(tiny.gpt2, template), [USER, Message("assistant", "hm", "analysis")], False)

@@ -757,7 +757,11 @@ class ResidencyMachine(RuleBasedStateMachine):
 
     def run(self) -> None:
         self.loop.run_until_complete(settle())
-        self.live = [r for r in self.live if not r.task.done()]
+        self.live = [r for r in self.live if not r.task.done() or self._ended(r.task)]
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            assert isinstance(task.exception(), OSError | TooLarge | None)
 
     @rule(keys=keys)
     def ask(self, keys: list[str]) -> None:
@@ -868,5 +872,5 @@ class ResidencyMachine(RuleBasedStateMachine):
 
 TestResidencyMachine = ResidencyMachine.TestCase
 TestResidencyMachine.settings = settings(
-    max_examples=120, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=200, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
