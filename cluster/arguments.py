@@ -47,6 +47,8 @@ class RunnerArgs(_Arguments):
     target_ongoing_requests: float = Field(
         16, gt=0, description="Requests in progress per replica that autoscaling aims for."
     )
+    upscale_delay_s: float = Field(10.0, ge=0, description="Load must last this long before a replica is added.")
+    downscale_delay_s: float = Field(300.0, ge=0, description="Idleness must last this long before one is removed.")
     max_ongoing_requests: int = Field(64, ge=1, description="Requests in progress per replica at most.")
     max_queued_requests: int = Field(
         256, ge=1, description="Requests that may wait per Gateway replica before it answers 429."

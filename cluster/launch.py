@@ -33,6 +33,8 @@ def launch(config: dict[str, Any], console: Console, *, start_timeout_s: float =
         path.write_text(yaml.safe_dump(config, sort_keys=False))
         started_s = time.monotonic()
         serve = Path(sys.executable).with_name("serve")
+        # A shell that puts this command into the background makes it, and so the server, deaf to interrupts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         # Its own process group: an interrupt reaches it from here, once, and not from the terminal as well.
         server = subprocess.Popen([str(serve), "run", str(path)], start_new_session=True)
         signal.signal(signal.SIGTERM, _interrupt)

@@ -54,6 +54,8 @@ def _bind_runner(description: ModelDescription, args: RunnerArgs) -> Application
             initial_replicas=max(1, args.min_replicas),
             max_replicas=args.max_replicas,
             target_ongoing_requests=args.target_ongoing_requests,
+            upscale_delay_s=args.upscale_delay_s,
+            downscale_delay_s=args.downscale_delay_s,
         ),
         max_ongoing_requests=args.max_ongoing_requests,
         max_queued_requests=args.max_queued_requests,

@@ -71,7 +71,9 @@ def offline_hub(root: Path) -> Iterator[dict[str, str]]:
                 os.environ[name] = value
 
 
-def save_sae_folder(folder: Path, source_set: str, hooks: dict[int, str], *, d_in: int = D_MODEL, seed: int = 0) -> Path:
+def save_sae_folder(
+    folder: Path, source_set: str, hooks: dict[int, str], *, d_in: int = D_MODEL, seed: int = 0
+) -> Path:
     """A local source set of standard SAEs: layer to hook point."""
     for layer, hook in hooks.items():
         save_sae(folder / f"{layer}-{source_set}", random_sae("standard", d_in, D_SAE, hook, seed + layer))

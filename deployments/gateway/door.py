@@ -33,6 +33,11 @@ def check_secret(expected: str | None, given: str | None) -> None:
         raise Unauthorized("Invalid or missing X-SECRET-KEY header", "Send the cluster's secret in that header.")
 
 
+def _route_path(scope: Scope) -> str:
+    """The path below the application's own prefix."""
+    return scope["path"].removeprefix(scope.get("root_path", ""))
+
+
 class Door:
     """ASGI middleware. Outermost but for CORS and compression, so that its own answers carry those headers too."""
 
@@ -57,7 +62,7 @@ class Door:
 
         try:
             self._check_size(int(headers.get("content-length") or 0))
-            if scope["path"] not in _OPEN_PATHS and scope["method"] != "OPTIONS":
+            if _route_path(scope) not in _OPEN_PATHS and scope["method"] != "OPTIONS":
                 check_secret(self._secret, headers.get(SECRET_HEADER))
             received: list[Message] = await self._read(receive)
         except RayscopeError as error:
