@@ -4,11 +4,16 @@ Clients run in a process of their own, so that the measuring does not wait for t
 machine's cores with the server, and `cpu_share` says how much of one core they took. Replies are read to the end and
 not parsed. Clients accept gzip, as browsers and Python clients do.
 
+A client's window runs from its first answer after the warm-up to its last one, and the throughput is the sum of the
+clients' own rates. Counting answers in one common window would count nearly a whole batch too many where a server
+answers in batches.
+
     python -m benchmarks.load < specification.json > measurement.json
 """
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
 import time
@@ -18,18 +23,17 @@ from typing import Any
 
 import aiohttp
 
-_LONGEST_S = 60.0
 _WARM_UP_S = 1.0
+_LONGEST_S = 90.0
 _REQUEST_TIMEOUT_S = 120.0
-_REPLIES_PER_CLIENT = 2
+_ANSWERS_AT_LEAST = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What clients saw. Latencies in milliseconds over requests that began after the warm-up."""
+    """What clients saw, warm-up left out."""
 
     clients: int
-    seconds: float
     requests: int
     errors: int
     per_s: float
@@ -40,12 +44,12 @@ class Measurement:
 
 
 def measure(url: str, bodies: Sequence[dict[str, Any]], clients: int, seconds: float) -> Measurement:
-    """Puts `clients` clients on a route for `seconds`, longer where few requests complete."""
+    """Puts `clients` clients on a route for `seconds`, longer until each has had two answers after the warm-up."""
     specification = {"url": url, "bodies": list(bodies), "clients": clients, "seconds": seconds}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.load"],
         input=json.dumps(specification),
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
@@ -54,60 +58,71 @@ def measure(url: str, bodies: Sequence[dict[str, Any]], clients: int, seconds: f
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
     """Nearest-rank percentile of ascending values; 0 where there are none."""
-    if not ordered:
-        return 0.0
-    return ordered[min(len(ordered) - 1, max(0, -(-len(ordered) * percent // 100).__int__() - 1))]
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else 0.0
 
 
 @dataclass(slots=True)
-class _Load:
-    url: str
-    bodies: list[bytes]
-    seconds: float
+class _Client:
+    """One client's window."""
+
+    first_s: float | None = None
+    last_s: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
     errors: int = 0
-    sent: int = 0
-    replied: int = 0
-    started_s: float | None = None
-    ended_s: float = 0.0
 
-    async def run(self, clients: int) -> None:
+    def satisfied(self, now_s: float, seconds: float) -> bool:
+        return (
+            self.first_s is not None
+            and now_s - self.first_s >= seconds
+            and len(self.latencies_s) + self.errors >= _ANSWERS_AT_LEAST
+        )
+
+    @property
+    def per_s(self) -> float:
+        return len(self.latencies_s) / (self.last_s - self.first_s) if self.first_s and self.latencies_s else 0.0
+
+
+class _Load:
+    def __init__(self, url: str, bodies: list[bytes], clients: int, seconds: float) -> None:
+        self._url = url
+        self._bodies = bodies
+        self._seconds = seconds
+        self._sent = 0
+        self.clients = [_Client() for _ in range(clients)]
+
+    async def run(self) -> None:
         timeout = aiohttp.ClientTimeout(total=_REQUEST_TIMEOUT_S)
         connector = aiohttp.TCPConnector(limit=0)
         headers = {"content-type": "application/json"}
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
             began_s = time.perf_counter()
-            await asyncio.gather(*(self._client(session, clients, began_s) for _ in range(clients)))
+            await asyncio.gather(*(self._work(client, session, began_s) for client in self.clients))
 
-    async def _client(self, session: aiohttp.ClientSession, clients: int, began_s: float) -> None:
-        while True:
-            body = self.bodies[self.sent % len(self.bodies)]
-            self.sent += 1
+    async def _work(self, client: _Client, session: aiohttp.ClientSession, began_s: float) -> None:
+        while not self._over(began_s):
+            body = self._bodies[self._sent % len(self._bodies)]
+            self._sent += 1
             sent_s = time.perf_counter()
             good = await self._ask(session, body)
             now_s = time.perf_counter()
-            self.replied += 1
-            if self.started_s is None:
-                # Warm when time has passed and every client has had an answer on its connection.
-                if now_s - began_s >= _WARM_UP_S and self.replied >= clients:
-                    self.started_s = now_s
+            if client.first_s is None:
+                client.first_s = now_s if now_s - began_s >= _WARM_UP_S else None
                 continue
-            if self._over(now_s, clients):
-                return
-            self.ended_s = now_s
-            self.errors += not good
+            client.last_s = now_s
+            client.errors += not good
             if good:
-                self.latencies_s.append(now_s - sent_s)
+                client.latencies_s.append(now_s - sent_s)
 
-    def _over(self, now_s: float, clients: int) -> bool:
-        assert self.started_s is not None
-        elapsed_s = now_s - self.started_s
-        few = len(self.latencies_s) < _REPLIES_PER_CLIENT * clients
-        return elapsed_s >= (_LONGEST_S if few else self.seconds)
+    def _over(self, began_s: float) -> bool:
+        """All clients stop together, so that the last ones are not measured against an emptier server."""
+        now_s = time.perf_counter()
+        return now_s - began_s > max(_LONGEST_S, 2 * self._seconds) or all(
+            client.satisfied(now_s, self._seconds) for client in self.clients
+        )
 
     async def _ask(self, session: aiohttp.ClientSession, body: bytes) -> bool:
         try:
-            async with session.post(self.url, data=body) as reply:
+            async with session.post(self._url, data=body) as reply:
                 await reply.read()
                 return reply.status == 200
         except (aiohttp.ClientError, TimeoutError):
@@ -117,18 +132,17 @@ class _Load:
 def main() -> None:
     """Reads a specification from standard input and writes the measurement to standard output."""
     asked = json.load(sys.stdin)
-    load = _Load(asked["url"], [json.dumps(body).encode() for body in asked["bodies"]], asked["seconds"])
+    bodies = [json.dumps(body).encode() for body in asked["bodies"]]
+    load = _Load(asked["url"], bodies, asked["clients"], asked["seconds"])
     cpu_s, wall_s = time.process_time(), time.perf_counter()
-    asyncio.run(load.run(asked["clients"]))
+    asyncio.run(load.run())
     cpu_share = (time.process_time() - cpu_s) / (time.perf_counter() - wall_s)
-    elapsed_s = max(load.ended_s - (load.started_s or 0.0), 1e-9)
-    ordered_ms = sorted(latency * 1000 for latency in load.latencies_s)
+    ordered_ms = sorted(latency * 1000 for client in load.clients for latency in client.latencies_s)
     measurement = Measurement(
         clients=asked["clients"],
-        seconds=round(elapsed_s, 3),
         requests=len(ordered_ms),
-        errors=load.errors,
-        per_s=round(len(ordered_ms) / elapsed_s, 3),
+        errors=sum(client.errors for client in load.clients),
+        per_s=round(sum(client.per_s for client in load.clients), 3),
         p50_ms=round(percentile(ordered_ms, 50), 3),
         p95_ms=round(percentile(ordered_ms, 95), 3),
         p99_ms=round(percentile(ordered_ms, 99), 3),

@@ -124,7 +124,7 @@ def _save_model(folder: Path, tokenizer: Any) -> Any:
     from transformers import AutoModelForCausalLM, GPT2Config
 
     bos = tokenizer.bos_token_id
-    config = GPT2Config(vocab_size=VOCABULARY, bos_token_id=bos, eos_token_id=bos, architectures=["GPT2LMHeadModel"])
+    config = GPT2Config(vocab_size=VOCABULARY, n_ctx=1024, bos_token_id=bos, eos_token_id=bos)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
     model.save_pretrained(folder)

@@ -29,10 +29,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve_instance(*, num_cpus: int = 8, num_gpus: int = 0, **environment: str) -> Iterator[str]:
+def serve_instance(*, num_cpus: int = 8, num_gpus: int = 0) -> Iterator[str]:
     """Starts Ray and Serve; yields the URL of the HTTP proxy."""
     before = dict(os.environ)
-    os.environ.update(_QUICK | environment)
+    os.environ.update(_QUICK)
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         ray.init(

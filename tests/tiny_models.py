@@ -1,11 +1,12 @@
 """Tiny random models and SAEs laid out as the real ones, so that the real loading code runs without a hub.
 
-`build_hub` fills a Hugging Face cache folder; point `HF_HOME` at it with `HF_HUB_OFFLINE=1`. Weights are random but seeded, and
-large enough in scale that features fire.
+`build_hub` fills a Hugging Face cache folder, to which `tests/conftest.py` points the libraries. Weights are random but
+seeded, and large enough in scale that features fire.
 """
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,12 @@ GEMMA2_IT_ID = "google/gemma-2-2b-it"
 D_MODEL = 32
 D_SAE = 96
 _COMMIT = "0" * 40
+_ARCHITECTURE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "topk": {"k": 8},
+    "abstopk": {"k": 8},
+    "matching_pursuit": {"max_iterations": 6},
+    "temporal": {"n_heads": 2, "bottleneck_factor": 4, "kval_topk": 8},
+}
 _TEXT = [
     "The quick brown fox jumps over the lazy dog. Hello, world! Le chat dort sur le tapis. El gato duerme. 0123456789"
 ] * 4
@@ -34,7 +41,15 @@ def build_hub(root: Path) -> Path:
     from transformers import Gemma2Config, GPT2Config, LlamaConfig
 
     hub = root / "hub"
-    gpt2 = GPT2Config(n_layer=GPT2_LAYERS, n_embd=D_MODEL, n_head=4, n_positions=256, vocab_size=400)
+    gpt2 = GPT2Config(
+        n_layer=GPT2_LAYERS,
+        n_embd=D_MODEL,
+        n_head=4,
+        n_positions=256,
+        vocab_size=400,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     _save_model(_snapshot(hub, GPT2_ID), gpt2, _tokenizer("<|endoftext|>", None, adds_bos=False), seed=1)
     _save_res_jb(_snapshot(hub, GPT2_SAE_REPO))
     sizes: dict[str, Any] = {
@@ -57,13 +72,22 @@ def build_hub(root: Path) -> Path:
 
 @contextmanager
 def offline_hub(root: Path) -> Iterator[dict[str, str]]:
-    """The environment that makes Hugging Face libraries use the fake cache and nothing else."""
+    """For one test, another fake cache than the session's: in child processes and here.
+
+    A library that is imported already has read its environment, so its constants are replaced, too.
+    """
     variables = {"HF_HOME": str(root), "HF_HUB_CACHE": str(root / "hub"), "HF_HUB_OFFLINE": "1"}
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
+    library = sys.modules.get("huggingface_hub.constants")
+    constants = {} if library is None else {name: getattr(library, name) for name in variables}
+    for name in constants:
+        setattr(library, name, True if name == "HF_HUB_OFFLINE" else variables[name])
     try:
         yield variables
     finally:
+        for name, constant in constants.items():
+            setattr(library, name, constant)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
@@ -87,8 +111,9 @@ def random_sae(architecture: str, d_in: int, d_sae: int, hook: str, seed: int, *
     from sae_lens.saes.sae import SAEMetadata
 
     sae_class, config_class = get_sae_class(architecture)
+    config = _ARCHITECTURE_DEFAULTS.get(architecture, {}) | config
     if "transcoder" in architecture:
-        config |= {"d_out": d_in}
+        config = {"d_out": d_in, "apply_b_dec_to_input": False} | config
     metadata = SAEMetadata(model_name="tiny", hook_name=hook, hook_name_out=hook, sae_lens_version="6.54.12")
     sae: Any = sae_class(config_class(d_in=d_in, d_sae=d_sae, metadata=metadata, **config))
     generator = torch.Generator().manual_seed(seed)
@@ -97,6 +122,8 @@ def random_sae(architecture: str, d_in: int, d_sae: int, hook: str, seed: int, *
             scale = {"b_enc": 0.1, "b_dec": 0.1, "threshold": 0.05}.get(name, 1.0)
             noise = torch.randn(parameter.shape, generator=generator) * scale
             parameter.copy_(noise.abs() if name == "threshold" else noise)
+        if architecture == "matching_pursuit":  # it diverges unless decoder rows have unit norm
+            sae.W_dec.copy_(torch.nn.functional.normalize(sae.W_dec, dim=-1))
     return sae.eval()
 
 

@@ -33,8 +33,8 @@ from core.demo.tokenizer import load_tokenizer, train_tokenizer
 from core.demo.transcoders import Transcoder, save_transcoders, train_transcoder
 
 THREADS = 2
-DOCUMENTS = 64_000
-EPOCHS = 3
+DOCUMENTS = 70_000
+EPOCHS = 2
 RESIDUAL_NORM = 16.0
 DICTIONARY_DOCUMENTS = 8_000
 DICTIONARY_STEPS = 600

@@ -12,8 +12,9 @@ it is computed from the input with the norm's own epsilon.
 Deliberately absent: per-head query/key/value hook points (no SAE reads them) and writing. Steering has its own module.
 """
 
+import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import nn
@@ -21,6 +22,9 @@ from torch import nn
 from core.errors import InvalidRequest
 
 Side = Literal["input", "output"]
+
+# Not str.isdigit, which lets '²' through.
+_LAYER: Final = re.compile(r"[0-9]{1,4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ class HookPoints:
     def _resolve(self, name: str) -> HookPoint:
         parts = name.split(".")
         if parts[0] == "blocks":
-            if len(parts) < 3 or not parts[1].isdigit():
+            if len(parts) < 3 or not _LAYER.fullmatch(parts[1]):
                 raise _unknown(name, "Block hook points look like 'blocks.7.hook_resid_post'.")
             layer = int(parts[1])
             if layer >= len(self.blocks):

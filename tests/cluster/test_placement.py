@@ -7,23 +7,21 @@ from pathlib import Path
 import httpx
 import pytest
 import ray
-from ray.util.state import list_actors
 
 from cluster.arguments import GatewayArgs, ModelAppArgs
-from tests.ray_testing import deploy, serve_instance, wait_for_replicas
-from tests.tiny_models import LLAMA_ID, build_hub, offline_hub, save_sae_folder
+from tests.ray_testing import deploy, replicas, serve_instance, wait_for_replicas
+from tests.tiny_models import LLAMA_ID, save_sae_folder
 
 HOOK = "blocks.1.hook_resid_post"
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(hub: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from deployments.app import build_gateway, build_model_app
 
-    root = tmp_path_factory.mktemp("hub")
-    build_hub(root)
+    root = tmp_path_factory.mktemp("saes")
     folders = {name: str(save_sae_folder(root / name, name, {1: HOOK})) for name in ("narrow", "wide")}
-    with offline_hub(root) as environment, serve_instance(num_gpus=2, **environment) as address:
+    with serve_instance(num_gpus=2) as address:
         deploy(build_gateway, GatewayArgs.model_validate({"num_cpus": 0.1}), "gateway", "/")
         quick = {"upscale_delay_s": 0.5, "downscale_delay_s": 1.0, "num_cpus": 0.1, "threads": 1}
         llama = {
@@ -66,8 +64,7 @@ def test_three_runners_of_two_models_share_two_gpus_by_their_fractions(url: str)
         httpx.post(f"{url}/v1/activation/raw", json={"prompts": ["x"], "model": "gpt2-small"}, timeout=60).status_code
         == 200
     )
-    runners = [actor for actor in list_actors(filters=[("state", "=", "ALIVE")]) if "ServeReplica" in actor.class_name]
-    assert len(runners) == 6  # three Runners, two cards, one Gateway
+    assert [replicas("llama", "narrow"), replicas("llama", "wide"), replicas("gpt2", "plain")] == [1, 1, 1]
 
 
 def test_one_runner_scales_under_load_and_back_while_the_others_stay(url: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.arguments import GatewayArgs, ModelAppArgs, SecretSource
 from tests.ray_testing import deploy, serve_instance
-from tests.tiny_models import build_hub, offline_hub, save_sae_folder
+from tests.tiny_models import save_sae_folder
 
 SECRET = "correct horse battery staple"
 DEMO = "rayscope-demo"
@@ -23,7 +23,7 @@ class RunningCluster:
 
     url: str
     locked_url: str
-    hub: Path
+    folder: Path
 
     def post(self, path: str, body: object, **headers: str) -> httpx.Response:
         return httpx.post(f"{self.url}{path}", json=body, headers=headers, timeout=60)
@@ -33,15 +33,14 @@ class RunningCluster:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
+def cluster(hub: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     from deployments.app import build_gateway, build_model_app
 
-    root = tmp_path_factory.mktemp("hub")
-    hub = build_hub(root)
+    root = tmp_path_factory.mktemp("cluster")
     local = save_sae_folder(root / "local", "local", {1: "blocks.1.hook_resid_post", 3: "blocks.3.hook_mlp_out"})
     secret_file = root / "secret"
     secret_file.write_text(SECRET)
-    with offline_hub(root) as environment, serve_instance(**environment) as url:
+    with serve_instance() as url:
         quick = {"refresh_s": 0.5}
         deploy(build_gateway, GatewayArgs.model_validate(quick), "gateway", "/")
         locked = GatewayArgs(secret=SecretSource(env=None, file=str(secret_file)), **quick)
@@ -58,4 +57,4 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
             ],
         }
         deploy(build_model_app, ModelAppArgs.model_validate(gpt2), GPT2, None)
-        yield RunningCluster(url, f"{url}/locked", hub)
+        yield RunningCluster(url, f"{url}/locked", root)

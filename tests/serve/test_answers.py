@@ -120,7 +120,7 @@ def test_a_ranking_over_two_runners_is_merged_exactly(cluster: RunningCluster, g
     from tests.truth import folder_sae as local_sae
 
     published = encode_gpt2(gpt2, 2)
-    local = local_sae(cluster.hub.parent / "local" / "1-local")
+    local = local_sae(cluster.folder / "local" / "1-local")
     with torch.no_grad():
         other = local.encode(gpt2.residual(TEXT, 1, "post"))
     keys = torch.cat([published[1:].amax(0), other[1:].amax(0)])

@@ -20,7 +20,7 @@ def test_the_gateway_notices_a_new_model_and_its_removal(cluster: RunningCluster
     body = {"prompt": "Hello", "model": LLAMA_ID, "source": "1-mine", "index": "3"}
     assert cluster.post("/v1/activation/single", body).status_code == 404
     before = serve.status().applications[DEMO].last_deployed_time_s
-    folder = save_sae_folder(cluster.hub.parent / "mine", "mine", {1: "blocks.1.hook_resid_post"})
+    folder = save_sae_folder(cluster.folder / "mine", "mine", {1: "blocks.1.hook_resid_post"})
     args = {"model": LLAMA_ID, "runners": [{"source_sets": ["mine"], "source_folders": {"mine": str(folder)}}]}
     deploy(build_model_app, ModelAppArgs.model_validate(args), "llama", None)
     assert cluster.post("/v1/activation/single", body).status_code == 200
