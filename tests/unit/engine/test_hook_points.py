@@ -1,11 +1,15 @@
 """Every hook point kind of every family is what TransformerLens means by its name."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from core.engine.model import EagerModel
 from core.errors import InvalidRequest
+from tests.tiny_models import GPT2_ID, LLAMA_ID
 
-from .families import BLOCK_HOOKS, FAMILIES, N_LAYERS, RMS, SEQUENTIAL, eager_model, hf_model, watch
+from .families import BLOCK_HOOKS, FAMILIES, N_LAYERS, RMS, SEQUENTIAL, eager_model, watch
 
 IDS = (7, 3, 22, 60, 1, 44, 44, 9, 13, 5, 2)
 NEAR = {"rtol": 1e-4, "atol": 1e-5}
@@ -58,11 +62,9 @@ def test_the_contribution_of_a_sublayer_is_not_its_raw_output_where_a_norm_follo
     assert not torch.allclose(read["blocks.0.hook_mlp_out"], read["blocks.0.mlp.hook_out"], atol=1e-2)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_transformer_lens_itself_agrees_on_the_names(family: str) -> None:
+@pytest.mark.parametrize("repo", [GPT2_ID, LLAMA_ID])
+def test_transformer_lens_itself_agrees_on_the_names(repo: str, hub: Path) -> None:
     from transformer_lens.model_bridge import TransformerBridge
-
-    from core.engine.shape import ModelShape
 
     names = [
         "hook_embed",
@@ -73,14 +75,11 @@ def test_transformer_lens_itself_agrees_on_the_names(family: str) -> None:
         "blocks.2.hook_mlp_out",
         "blocks.2.mlp.hook_post",
     ]
-    ours = eager_model(family).capture([IDS], names).activations
-    # The bridge rewires the model that it wraps, so it gets one of its own.
-    wrapped = hf_model.__wrapped__(family, "eager")
-    bridge = TransformerBridge.boot_transformers(family, hf_model=wrapped, tokenizer=None, device="cpu")
-    _, cache = bridge.run_with_cache(torch.tensor([IDS]), names_filter=names)
+    ours = EagerModel.load(repo, device="cpu").capture([IDS], names).activations
+    bridge = TransformerBridge.boot_transformers(repo, device="cpu")
+    _, theirs = bridge.run_with_cache(torch.tensor([IDS]), names_filter=names)
     for name in names:
-        torch.testing.assert_close(ours[name], cache[name], **NEAR)
-    assert ModelShape.from_config(wrapped.config).n_layers == bridge.cfg.n_layers
+        torch.testing.assert_close(ours[name], theirs[name], **NEAR)
 
 
 @every
