@@ -20,25 +20,14 @@ app = typer.Typer(help="Serve the inside of language models.", no_args_is_help=T
 _CONSOLE = Console(stderr=True)
 
 
-def _words(values: list[str] | None) -> list[str]:
-    """Lists as flags and environment variables write them: repeated, separated by spaces, or a JSON list."""
-    words: list[str] = []
-    for value in values or []:
-        text = value.strip()
-        words += json.loads(text) if text.startswith("[") else text.split()
-    return words
-
-
-def _patterns(values: list[str] | None) -> list[str]:
-    """Like `_words`, but a regular expression may begin with a bracket or hold spaces."""
-    patterns: list[str] = []
-    for value in values or []:
-        try:
-            parsed = json.loads(value)
-        except ValueError:
-            parsed = value
-        patterns += parsed if isinstance(parsed, list) else [value]
-    return patterns
+def _list(values: list[str] | None) -> list[str]:
+    """Lists as flags and environment variables write them: repeated, separated by spaces, or as a JSON list."""
+    joined = " ".join(values or [])  # an environment variable arrives split at its spaces
+    try:
+        parsed = json.loads(joined)
+    except ValueError:
+        return joined.split()
+    return [str(value) for value in parsed] if isinstance(parsed, list) else joined.split()
 
 
 @app.command()
@@ -99,9 +88,9 @@ def serve(
                 SingleModel(
                     model_id=model_id,
                     override_model_id=override_model_id,
-                    sae_sets=_words(sae_sets),
-                    include_sae=_patterns(include_sae),
-                    exclude_sae=_patterns(exclude_sae),
+                    sae_sets=_list(sae_sets),
+                    include_sae=_list(include_sae),
+                    exclude_sae=_list(exclude_sae),
                     model_dtype=model_dtype,
                     sae_dtype=sae_dtype,
                     device=device,
@@ -120,10 +109,9 @@ def serve(
             os.environ["SECRET"] = secret
         raise typer.Exit(launch(document, _CONSOLE))
     except (RayscopeError, ValidationError) as error:
-        _CONSOLE.print(f"[red]{error}[/red]", highlight=False)
-        hint = getattr(error, "hint", None)
-        if hint:
-            _CONSOLE.print(hint, highlight=False)
+        for line, style in ((str(error), "red"), (getattr(error, "hint", None), None)):
+            if line:
+                _CONSOLE.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 

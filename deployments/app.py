@@ -51,7 +51,6 @@ def _bind_runner(description: ModelDescription, args: RunnerArgs) -> Application
         name=args.name,
         autoscaling_config=AutoscalingConfig(
             min_replicas=args.min_replicas,
-            initial_replicas=max(1, args.min_replicas),
             max_replicas=args.max_replicas,
             target_ongoing_requests=args.target_ongoing_requests,
             upscale_delay_s=args.upscale_delay_s,

@@ -29,29 +29,37 @@ from core.demo.tokenizer import CONTEXT_TOKENS
 
 FEATURES = 1024
 _NESTED = [32, 128, 384, FEATURES]
-_BATCH = 2048
+_BATCH = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class SaeSet:
-    """One family of SAEs: its name, where it reads, and how many features are active on average."""
+    """One family of SAEs.
+
+    Attributes:
+        name: Name of the set.
+        site: Where it reads.
+        active: How many features are active on average.
+        steps: Optimiser steps of 1024 tokens each.
+    """
 
     name: str
     site: Site
     active: int
+    steps: int
 
     def folder(self, root: Path, layer: int) -> Path:
         """Where the SAE of a layer lives, as `<layer>-<set>`."""
         return root / self.name / f"{layer}-{self.name}"
 
 
-RES_DEMO = SaeSet("res-demo", "resid_post", 24)
-ATT_DEMO = SaeSet("att-demo", "z", 24)
+RES_DEMO = SaeSet("res-demo", "resid_post", active=24, steps=600)
+ATT_DEMO = SaeSet("att-demo", "z", active=24, steps=400)
 SETS = (RES_DEMO, ATT_DEMO)
 
 
 def train_sae(
-    family: SaeSet, layer: int, activations: Tensor, steps: int, seed: int, progress: Progress
+    family: SaeSet, layer: int, activations: Tensor, seed: int, progress: Progress
 ) -> MatryoshkaBatchTopKTrainingSAE:
     """Train the SAE of one layer.
 
@@ -59,7 +67,6 @@ def train_sae(
         family: Which set.
         layer: Which layer.
         activations: `[token, d]`, without `<bos>`.
-        steps: Optimiser steps of 2048 tokens each.
         seed: Initial weights and order of tokens.
         progress: Told after every step.
 
@@ -67,7 +74,7 @@ def train_sae(
         The SAE with scaling and decoder norms folded in.
     """
     torch.manual_seed(seed)
-    width = activations.shape[1]
+    width, steps = activations.shape[1], family.steps
     config = MatryoshkaBatchTopKTrainingSAEConfig(
         d_in=width,
         d_sae=FEATURES,

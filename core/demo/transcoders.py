@@ -20,8 +20,9 @@ from core.demo.model import LAYERS, Progress
 NAME = "plt-demo"
 FEATURES = 1024
 _ACTIVE = 24
-_BATCH = 2048
-_DEAD_AFTER_STEPS = 60
+_BATCH = 1024
+_STEPS = 400
+_DEAD_AFTER_STEPS = 30
 _REVIVED = 64
 
 
@@ -53,13 +54,12 @@ class Transcoder:
         return self.encode(mlp_in) @ self.W_dec + self.b_dec
 
 
-def train_transcoder(mlp_in: Tensor, mlp_out: Tensor, steps: int, seed: int, progress: Progress) -> Transcoder:
+def train_transcoder(mlp_in: Tensor, mlp_out: Tensor, seed: int, progress: Progress) -> Transcoder:
     """Train the transcoder of one layer.
 
     Args:
         mlp_in: `[token, d]`.
         mlp_out: `[token, d]`, of the same tokens.
-        steps: Optimiser steps of 2048 tokens each.
         seed: Initial weights and order of tokens.
         progress: Told while training.
 
@@ -78,11 +78,11 @@ def train_transcoder(mlp_in: Tensor, mlp_out: Tensor, steps: int, seed: int, pro
     optimizer = torch.optim.Adam(parameters, lr=2e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min(1.0, (step + 1) / 50, max(0.1, 3 * (steps - step) / steps)),
+        lambda step: min(1.0, (step + 1) / 50, max(0.1, 3 * (_STEPS - step) / _STEPS)),
     )
     silent, threshold = torch.zeros(FEATURES), torch.tensor(0.0)
     order = torch.randperm(len(mlp_in), generator=generator)
-    for step in range(steps):
+    for step in range(_STEPS):
         at = step * _BATCH % (len(order) - _BATCH)
         batch = order[at : at + _BATCH]
         x, y = mlp_in[batch] * in_scale, mlp_out[batch] * out_scale
@@ -107,7 +107,7 @@ def train_transcoder(mlp_in: Tensor, mlp_out: Tensor, steps: int, seed: int, pro
             threshold = torch.lerp(threshold, kept[fired].min(), 0.02)
         if step % 10 == 9:
             unexplained = (residual.pow(2).sum() / (y - y.mean(0)).pow(2).sum()).item()
-            progress(step + 1, steps, f"unexplained {unexplained:.3f}, dead {int(dead.sum())}")
+            progress(step + 1, _STEPS, f"unexplained {unexplained:.3f}, dead {int(dead.sum())}")
     with torch.no_grad():
         norms = decoder.norm(dim=1)
         return Transcoder(

@@ -88,6 +88,13 @@ def recording_attention(
         yield
     finally:
         config._attn_implementation = usual
+        # The registry is the library's and lasts; what was recorded must not.
+        ALL_ATTENTION_FUNCTIONS.register(_NAME, _idle)
+
+
+def _idle(*_: Any, **__: Any) -> Any:
+    """Stands in the registry between recordings."""
+    raise RuntimeError("no attention is being recorded")
 
 
 def _eager_attention(module: nn.Module) -> Callable[..., Any] | None:

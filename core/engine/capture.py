@@ -56,13 +56,16 @@ def capture(
         RuntimeError: The model ran to its end without passing through a hook point.
     """
     result = Capture()
-    wanted = len(set(names)) + len(set(attention_layers))
+    points = [hook_points[name] for name in sorted(set(names))]
+    wanted = len(points) + len(set(attention_layers))
+    if not wanted:
+        return result
 
     def done() -> None:
         if len(result.activations) + len(result.attention) == wanted:
             raise _Stop
 
-    handles = [_listen(hook_points[name], result.activations, done) for name in sorted(set(names))]
+    handles = [_listen(point, result.activations, done) for point in points]
     try:
         with recording_attention(model, hook_points, attention_layers, result.attention, done):
             model(input_ids=ids, use_cache=False)

@@ -18,6 +18,8 @@ from deployments.gateway.directory import Directory
 from deployments.gateway.door import check_secret
 
 TIMEOUT_HEADER = "x-request-timeout-seconds"
+_MARGIN_S = 0.25
+_MARGIN_SHARE = 0.1
 
 
 class Desk:
@@ -60,13 +62,15 @@ class Desk:
         given = request.headers.get(TIMEOUT_HEADER)
         if given is None:
             return Deadline.after(self._args.default_timeout_s)
+        # Serve obeys the same header with a bare 408; ours ends a little earlier, so that the answer says more.
         try:
             seconds = float(given)
         except ValueError:
             seconds = math.nan
         if not seconds > 0:
             raise InvalidRequest(f"The header {TIMEOUT_HEADER} must be a positive number of seconds.")
-        return Deadline.after(min(seconds, self._args.max_timeout_s))
+        seconds = min(seconds, self._args.max_timeout_s)
+        return Deadline.after(seconds - min(_MARGIN_S, seconds * _MARGIN_SHARE))
 
     def respond(self, request: Request, body: Any, response: WireModel) -> Response:
         """Renders a response in the casing of its request."""

@@ -2,6 +2,8 @@
 
     request id --> body size (413) --> secret (401) --> route
 
+Serve names every request and repeats the name in the response header; here it is put where the routes find it.
+
 The secret is compared in constant time and before the body is read. `/health`, `/ready` and the API documents are open;
 the seed's older routes carry their secret in the body and check it themselves.
 """
@@ -54,11 +56,9 @@ class Door:
         headers = Headers(scope=scope)
         request_id = headers.get(REQUEST_ID_HEADER, "")[:_LONGEST_ID] or str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
-
-        async def send_named(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
-            await send(message)
+        if scope["method"] == "POST":
+            # Every body here is JSON, also when the client does not say so (`curl -d`).
+            MutableHeaders(scope=scope)["content-type"] = "application/json"
 
         try:
             self._check_size(int(headers.get("content-length") or 0))
@@ -66,13 +66,13 @@ class Door:
                 check_secret(self._secret, headers.get(SECRET_HEADER))
             received: list[Message] = await self._read(receive)
         except RayscopeError as error:
-            await error_response(error, request_id)(scope, receive, send_named)
+            await error_response(error, request_id)(scope, receive, send)
             return
 
         async def replay() -> Any:
             return received.pop(0) if received else await receive()
 
-        await self._app(scope, replay, send_named)
+        await self._app(scope, replay, send)
 
     async def _read(self, receive: Receive) -> list[Message]:
         """The whole body: a chunked one states no length, so it is counted while it arrives."""

@@ -5,7 +5,10 @@ import logging
 
 import httpx
 import pytest
+from ray import serve
 
+from cluster.arguments import ModelAppArgs
+from tests.ray_testing import deploy, replicas
 from tests.serve.conftest import DEMO, GPT2, SECRET, TOKEN_LIMIT, RunningCluster
 
 SINGLE = {"prompt": "Hello", "model": DEMO, "source": "1-res-demo", "index": "3"}
@@ -145,11 +148,26 @@ def test_malformed_json_is_a_schema_error_without_the_input(cluster: RunningClus
     assert "hunter2" not in wrong_type.text
 
 
-def test_a_passed_deadline_is_a_typed_error(cluster: RunningCluster) -> None:
-    late = cluster.post("/v1/activation/single", SINGLE, **{"x-request-timeout-seconds": "0.000001"})
-    assert (late.status_code, late.json()["code"]) in {(504, "deadline_exceeded"), (408, "deadline_exceeded")}
-    wrong = cluster.post("/v1/activation/single", SINGLE, **{"x-request-timeout-seconds": "soon"})
-    assert wrong.status_code in (200, 400)
+def test_a_model_that_sleeps_answers_late_or_says_so_in_time(cluster: RunningCluster) -> None:
+    """Scaled to zero, a model needs seconds to wake: a hurried client gets a typed error, a patient one its answer."""
+    from deployments.app import build_model_app
+
+    args = {"model": "google/gemma-2-2b-it", "device": "cpu", "runners": [{"min_replicas": 0}]}
+    deploy(build_model_app, ModelAppArgs.model_validate(args), "sleeper", None)
+    assert replicas("sleeper", "Runner") == 0
+    body = {"prompts": ["Hi"], "model": "gemma-2-2b-it", "layers": [0]}
+    late = cluster.post("/v1/activation/raw", body, **{"x-request-timeout-seconds": "1"})
+    assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
+    assert cluster.post("/v1/activation/raw", body).status_code == 200
+    serve.delete("sleeper")
+
+
+def test_json_is_understood_without_a_content_type(cluster: RunningCluster) -> None:
+    for content_type in ({}, {"content-type": "application/x-www-form-urlencoded"}):
+        response = httpx.post(
+            f"{cluster.url}/v1/tokenize", content=json.dumps({"text": "a", "model": DEMO}), headers=content_type
+        )
+        assert response.status_code == 200
 
 
 def test_a_locked_door_wants_the_secret(cluster: RunningCluster, caplog: pytest.LogCaptureFixture) -> None:

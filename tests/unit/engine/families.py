@@ -140,14 +140,18 @@ BLOCK_HOOKS = (
 
 
 @cache
-def hf_model(name: str, attention: str | None = None) -> Any:
-    """A random model with weights large enough that attention and activation functions are far from linear."""
+def hf_model(name: str, attention: str = "usual") -> Any:
+    """A random model with weights large enough that attention and activation functions are far from linear.
+
+    `attention` is an implementation of `transformers`, or what Rayscope loads the family with.
+    """
     from transformers import AutoModelForCausalLM
 
     family = FAMILIES[name]
     torch.manual_seed(sorted(FAMILIES).index(name))
+    usual = "eager" if family.eager else "sdpa"
     model = AutoModelForCausalLM.from_config(
-        family.config(), attn_implementation=attention or ("eager" if family.eager else "sdpa")
+        family.config(), attn_implementation=usual if attention == "usual" else attention
     )
     model.config.architectures = [type(model).__name__]  # as every published checkpoint says it
     with torch.no_grad():
@@ -205,16 +209,16 @@ class Watched:
 
 
 @cache
-def eager_model(name: str, attention: str | None = None) -> EagerModel:
+def eager_model(name: str) -> EagerModel:
     """The same model as Rayscope reads it."""
-    return EagerModel(hf_model(name, attention))
+    return EagerModel(hf_model(name))
 
 
 @cache
 @torch.no_grad()
-def watch(name: str, ids: tuple[int, ...], attention: str | None = None) -> Watched:
-    """Runs the whole model, recording every module's first input and output."""
-    family, model = FAMILIES[name], hf_model(name, attention)
+def watch(name: str, ids: tuple[int, ...]) -> Watched:
+    """Runs the whole model with eager attention, recording every module's first input and output."""
+    family, model = FAMILIES[name], hf_model(name, "eager")
     watched = Watched(family, model)
 
     def keep(path: str) -> Callable[..., None]:
@@ -233,7 +237,7 @@ def watch(name: str, ids: tuple[int, ...], attention: str | None = None) -> Watc
         ran = model(
             input_ids=torch.tensor([ids]),
             output_hidden_states=True,
-            output_attentions=attention == "eager",
+            output_attentions=True,
             use_cache=False,
         )
     finally:

@@ -7,7 +7,7 @@ import torch
 
 from core.engine.model import EagerModel
 from core.errors import InvalidRequest
-from tests.tiny_models import GPT2_ID, LLAMA_ID
+from tests.tiny_models import GEMMA2_ID, GPT2_ID, LLAMA_ID
 
 from .families import BLOCK_HOOKS, FAMILIES, N_LAYERS, RMS, SEQUENTIAL, eager_model, watch
 
@@ -62,7 +62,7 @@ def test_the_contribution_of_a_sublayer_is_not_its_raw_output_where_a_norm_follo
     assert not torch.allclose(read["blocks.0.hook_mlp_out"], read["blocks.0.mlp.hook_out"], atol=1e-2)
 
 
-@pytest.mark.parametrize("repo", [GPT2_ID, LLAMA_ID])
+@pytest.mark.parametrize("repo", [GPT2_ID, LLAMA_ID, GEMMA2_ID])
 def test_transformer_lens_itself_agrees_on_the_names(repo: str, hub: Path) -> None:
     from transformer_lens.model_bridge import TransformerBridge
 
