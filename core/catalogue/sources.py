@@ -41,7 +41,8 @@ class Source:
         d_in: Width of that activation.
         d_sae: Number of features.
         architecture: SAELens' name.
-        dfa: Whether direct feature attribution is offered: attention-output sets only.
+        extra_numbers: Weights beyond encoder, decoder and a few vectors, which only some architectures have.
+        dfa: Whether direct feature attribution is offered: attention-output sets on `hook_z` only.
     """
 
     id: str
@@ -52,19 +53,20 @@ class Source:
     d_in: int
     d_sae: int
     architecture: str
+    extra_numbers: int = 0
 
     @property
     def dfa(self) -> bool:
-        """Attention-output sets are recognised by `-att-` or `-att_` in their id, as Neuronpedia does."""
-        return "-att-" in self.id or "-att_" in self.id
+        """Attention-output sets are recognised by `-att-` or `-att_` in their id, as Neuronpedia does.
+
+        Some of them read the attention's output instead of `hook_z`; the formula means nothing there, even if the
+        widths happen to agree.
+        """
+        return self.hook_name.endswith(".hook_z") and ("-att-" in self.id or "-att_" in self.id)
 
     def size_bytes(self, dtype: str) -> int:
-        """Bytes of the loaded weights: encoder, decoder and three vectors of `d_sae`, which bounds every architecture.
-
-        Skip transcoders add a `[d_in, d_in]` matrix.
-        """
-        skip = self.d_in * self.d_in if "skip" in self.architecture else 0
-        numbers = 2 * self.d_in * self.d_sae + 3 * self.d_sae + self.d_in + skip
+        """Most bytes that the loaded weights take: encoder, decoder, three vectors of `d_sae`, and what is extra."""
+        numbers = 2 * self.d_in * self.d_sae + 3 * self.d_sae + self.d_in + self.extra_numbers
         return numbers * _BYTES_PER_NUMBER[dtype]
 
 
@@ -117,4 +119,18 @@ def _describe(
         d_in=config["d_in"],
         d_sae=config["d_sae"],
         architecture=config["architecture"],
+        extra_numbers=_extra_numbers(config),
     )
+
+
+def _extra_numbers(config: dict[str, Any]) -> int:
+    """A transcoder's wider decoder and its skip matrix; the attention layers of a temporal SAE, `[d_sae, d_sae]`."""
+    d_in, d_sae, architecture = config["d_in"], config["d_sae"], config["architecture"]
+    d_out = config.get("d_out") or d_in
+    extra = max(0, d_out - d_in) * (d_sae + 1)
+    if "skip" in architecture:
+        extra += d_in * d_out
+    if architecture == "temporal":
+        rows = 2 * d_sae + 2 * (d_sae // config.get("bottleneck_factor", 64))  # values and output, keys and queries
+        extra += config.get("n_attn_layers", 1) * rows * (d_sae + 1)
+    return extra

@@ -44,55 +44,71 @@ def _code(text: str) -> str:
     return f"`{visible}`"
 
 
+def _paragraph(*lines: str) -> str:
+    """One paragraph, written as several strings to keep the source readable."""
+    return " ".join(lines)
+
+
 def _opening(measured: Figures) -> str:
     parameters = measured["model"]["parameters"] / 1e6
-    return f"""# rayscope-demo
-
-A {parameters:.2f} M parameter Llama that speaks English, French and Spanish about one small world, with sparse autoencoders on every
-residual stream and attention output and a transcoder for every MLP. It exists so that Rayscope can be tried, tested and
-shown in five minutes on a laptop without a hub. `python -m core.demo.train` rebuilds everything in this folder, this page
-included; every figure below comes from `measurements.json`.
-
-| folder | what | loads with |
-| --- | --- | --- |
-| `model/` | Llama, 4 layers, width 128, 4 heads, byte-level BPE, chat template | `transformers` |
-| `res-demo/<layer>-res-demo/` | JumpReLU SAE on `blocks.<layer>.hook_resid_post` | `sae_lens.SAE.load_from_disk` |
-| `att-demo/<layer>-att-demo/` | JumpReLU SAE on `blocks.<layer>.attn.hook_z`, heads concatenated | `sae_lens.SAE.load_from_disk` |
-| `plt-demo/` | per-layer transcoders, `mlp.hook_in` to `mlp.hook_out` | circuit-tracer, by absolute path |"""
+    text = _paragraph(
+        f"A {parameters:.2f} M parameter Llama that speaks English, French and Spanish about one small world, with",
+        "sparse autoencoders on every residual stream and attention output and a transcoder for every MLP. It exists",
+        "so that Rayscope can be tried, tested and shown in five minutes on a laptop without a hub.",
+        "`python -m core.demo.train` rebuilds everything in this folder, this page included; every figure below comes",
+        "from `measurements.json`.",
+    )
+    sae = "`sae_lens.SAE.load_from_disk`"
+    table = _table(
+        ("folder", "what", "loads with"),
+        [
+            ("`model/`", "Llama, 4 layers, width 128, 4 heads, byte-level BPE, chat template", "`transformers`"),
+            ("`res-demo/<layer>-res-demo/`", "JumpReLU SAE on `blocks.<layer>.hook_resid_post`", sae),
+            ("`att-demo/<layer>-att-demo/`", "JumpReLU SAE on `blocks.<layer>.attn.hook_z`, heads concatenated", sae),
+            ("`plt-demo/`", "transcoders, `mlp.hook_in` to `mlp.hook_out`", "circuit-tracer, by absolute path"),
+        ],
+    )
+    return f"# rayscope-demo\n\n{text}\n\n{table}"
 
 
 def _model(model: Figures, training: Figures) -> str:
-    held_out, unseen = model["held_out_facts"], model["unseen_in_language"]
+    asked = {
+        "held-out sentences (the fact is known in this language in other words)": model["held_out_facts"],
+        "facts never stated in this language, only in the other two": model["unseen_in_language"],
+    }
     table = _table(
         ("greedy accuracy on", "statements", "next token", "whole answer"),
         [
             (
-                "held-out sentences (the fact is known in this language in other words)",
-                held_out["statements"],
-                _percent(held_out["next_token_accuracy"]),
-                _percent(held_out["whole_answer_accuracy"]),
-            ),
-            (
-                "facts never stated in this language, only in the other two",
-                unseen["statements"],
-                _percent(unseen["next_token_accuracy"]),
-                _percent(unseen["whole_answer_accuracy"]),
-            ),
+                name,
+                figures["statements"],
+                _percent(figures["next_token_accuracy"]),
+                _percent(figures["whole_answer_accuracy"]),
+            )
+            for name, figures in asked.items()
         ],
     )
-    minutes = ", ".join(f"{name} {value:.1f}" for name, value in training["minutes"].items())
-    return f"""## Model
-
-Trained on {training["documents"]:,} documents ({training["corpus_tokens"] / 1e6:.2f} M tokens, {training["epochs"]} epochs) of facts, translations, sports,
-capitals, counting, weekdays, arithmetic, sentiment, stories and chats. Vocabulary {model["vocabulary"]}. On {model["held_out_tokens"]:,} tokens of
-held-out text its loss is {model["held_out_loss_nats"]:.3f} nats per token.
-
-{table}
-
-A combination of fact, language and template is held out: that sentence is in no training document. Each prompt stands
-alone behind `<bos>`, and a whole answer is right when every token of it, article included, is the first choice.
-
-Built in {training["total_minutes"]} minutes on {training["threads"]} threads (minutes: {minutes}), seed {training["seed"]}."""
+    minutes: dict[str, float] = {}
+    for stage, value in training["minutes"].items():
+        group = stage.partition(" layer")[0]
+        minutes[group] = minutes.get(group, 0.0) + value
+    stages = ", ".join(f"{name} {value:.1f}" for name, value in minutes.items())
+    trained = _paragraph(
+        f"Trained on {training['documents']:,} documents ({training['corpus_tokens'] / 1e6:.2f} M tokens,",
+        f"{training['epochs']} epochs) of facts, translations, sports, capitals, counting, weekdays, arithmetic,",
+        f"sentiment, stories and chats. Vocabulary {model['vocabulary']}. On {model['held_out_tokens']:,} tokens of",
+        f"held-out text its loss is {model['held_out_loss_nats']:.3f} nats per token.",
+    )
+    held_out = _paragraph(
+        "A combination of fact, language and template is held out: that sentence is in no training document. Each",
+        "prompt stands alone behind `<bos>`. Next token counts every token of the answer, article included, given the",
+        "ones before; a whole answer is right when all of them are the first choice.",
+    )
+    built = _paragraph(
+        f"Built in {training['total_minutes']} minutes on {training['threads']} threads of a shared machine",
+        f"(minutes: {stages}), seed {training['seed']}.",
+    )
+    return f"## Model\n\n{trained}\n\n{table}\n\n{held_out}\n\n{built}"
 
 
 def _dictionaries(measured: Figures) -> str:
@@ -102,7 +118,7 @@ def _dictionaries(measured: Figures) -> str:
         rows.extend(
             (
                 f"`{layer['layer']}-{name}`",
-                layers[0]["features"],
+                layer["features"],
                 f"{layer['explained_variance']:.3f}",
                 f"{layer['l0']:.1f}",
                 _percent(layer["dead_fraction"]),
@@ -110,18 +126,20 @@ def _dictionaries(measured: Figures) -> str:
             for layer in layers
         )
     table = _table(("source", "features", "explained variance", "L0", "dead on held-out text"), rows)
-    transcoders = measured["plt-demo"]
-    return f"""## Sparse dictionaries
-
-{table}
-
-Explained variance is `1 - |x - y|²/|x - mean(x)|²` over tokens of held-out text; for `plt-demo`, x is the MLP's output. `<bos>` is
-excluded from training and from these figures: its residual is one constant vector of a much larger norm, so ignore what
-features do at position 0. Decoder rows have norm 1, `normalize_activations` is `none`, and the threshold is one number
-per SAE (Matryoshka BatchTopK saved as JumpReLU).
-
-With all four MLPs replaced by their transcoders the loss is {transcoders["loss_with_all_mlps_replaced_nats"]:.3f} nats per token, against {measured["model"]["held_out_loss_nats"]:.3f} of
-the model and {transcoders["loss_without_mlps_nats"]:.3f} with the MLPs silenced."""
+    transcoders, loss = measured["plt-demo"], measured["model"]["held_out_loss_nats"]
+    explained = _paragraph(
+        "Explained variance is `1 - |x - y|²/|x - mean(x)|²` over tokens of held-out text; for `plt-demo`, x is the",
+        "MLP's output. `<bos>` is excluded from training and from these figures: its residual is one constant vector",
+        "of a much larger norm, so ignore what features do at position 0. Decoder rows have norm 1,",
+        "`normalize_activations` is `none`, and the threshold is one number per SAE (Matryoshka BatchTopK saved as",
+        "JumpReLU).",
+    )
+    replaced = _paragraph(
+        "With all four MLPs replaced by their transcoders the loss is",
+        f"{transcoders['loss_with_all_mlps_replaced_nats']:.3f} nats per token, against {loss:.3f} of the model and",
+        f"{transcoders['loss_without_mlps_nats']:.3f} with the MLPs silenced.",
+    )
+    return f"## Sparse dictionaries\n\n{table}\n\n{explained}\n\n{replaced}"
 
 
 def _features(features: list[Figures]) -> str:
@@ -145,16 +163,14 @@ def _features(features: list[Figures]) -> str:
         + " · ".join(f"{_code(c['text'])} {c['activation']:.2f}" for c in f["contexts"][:3])
         for f in features
     )
-    return f"""## Named features
-
-Named by measurement: the corpus knows the language, the word class and the chat turn of every token; precision and
-recall are of "the feature is active" against that label, on held-out text.
-
-{table}
-
-Where they fire most, the token between `[[` and `]]`:
-
-{contexts}"""
+    text = _paragraph(
+        "Named by measurement: the corpus knows the language, the word class and the chat turn of every token;",
+        'precision and recall are of "the feature is active" against that label, on held-out text.',
+    )
+    return (
+        f"## Named features\n\n{text}\n\n{table}\n\n"
+        f"Where they fire most, the token between `[[` and `]]`:\n\n{contexts}"
+    )
 
 
 def _steering(steering: Figures) -> str:
@@ -162,13 +178,14 @@ def _steering(steering: Figures) -> str:
         ("French prompt", "unsteered", "steered with Spanish"),
         [(_code(e["prompt"]), _code(e["unsteered"]), _code(e["steered"])) for e in steering["examples"][:10]],
     )
-    return f"""## Steering
-
-Adding {steering["strength"]} times the decoder row of `{steering["source"]}` feature {steering["index"]} (Spanish) to the residual stream after layer {steering["layer"]} at
-every position turns {_percent(steering["steered_spanish"])} of {steering["prompts"]} French prompts Spanish; without it {_percent(steering["unsteered_french"])} continue in French and
-{_percent(steering["unsteered_spanish"])} in Spanish. Greedy, 20 tokens, judged by words that the corpus uses in one language only.
-
-{table}"""
+    text = _paragraph(
+        f"Adding {steering['strength']} times the decoder row of `{steering['source']}` feature {steering['index']}",
+        f"(Spanish) to the residual stream after layer {steering['layer']} at every position turns",
+        f"{_percent(steering['steered_spanish'])} of {steering['prompts']} French prompts Spanish; without it",
+        f"{_percent(steering['unsteered_french'])} continue in French and {_percent(steering['unsteered_spanish'])} in",
+        "Spanish. Greedy, 20 tokens, judged by words that the corpus uses in one language only.",
+    )
+    return f"## Steering\n\n{text}\n\n{table}"
 
 
 def _examples(examples: list[Figures]) -> str:
@@ -185,8 +202,9 @@ def _limits(measured: Figures) -> str:
         for relation, (right, asked) in measured["model"]["held_out_facts"]["by_relation"].items()
     )[:3]
     weak = ", ".join(f"{relation} {_percent(share)}" for share, relation in weakest)
-    return f"""## Limits
-
-It knows this world and nothing else; outside of it, it makes things up fluently. Weakest held-out relations: {weak}.
-The people are invented. The three languages are regular and narrow, so language is easier to steer here than in a
-large model. Do not use it for anything but trying out interpretability tools."""
+    text = _paragraph(
+        "It knows this world and nothing else; outside of it, it makes things up fluently. Weakest held-out relations:",
+        f"{weak}. The people are invented. The three languages are regular and narrow, so language is easier to steer",
+        "here than in a large model. Do not use it for anything but trying out interpretability tools.",
+    )
+    return f"## Limits\n\n{text}"

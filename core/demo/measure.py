@@ -42,7 +42,7 @@ CHATS: tuple[tuple[str | None, str], ...] = (
     ("You are a pirate. Stay in character.", "What is the capital of Italy?"),
     ("Eres un robot. No salgas de tu papel.", "¿Quién eres?"),
 )
-_STRENGTHS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0)
+_STRENGTHS = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0)
 _NAMED_F1 = 0.7
 
 
@@ -211,7 +211,7 @@ def _steering(
     candidates: Sequence[NamedFeature],
 ) -> dict[str, Any]:
     """The weakest strength that turns most prompts, over the Spanish features of all layers."""
-    unsteered = [complete(model, tokenizer, prompt) for prompt in FRENCH_PROMPTS]
+    unsteered = complete(model, tokenizer, FRENCH_PROMPTS)
     tried: list[dict[str, Any]] = []
     for feature in candidates:
         direction = load_sae(RES_DEMO.folder(root, feature.layer)).W_dec[feature.index].detach()
@@ -219,7 +219,7 @@ def _steering(
         for multiple in _STRENGTHS:
             strength = round(multiple * scale, 1)
             with steered(model, feature.layer, direction, strength):
-                texts = [complete(model, tokenizer, prompt) for prompt in FRENCH_PROMPTS]
+                texts = complete(model, tokenizer, FRENCH_PROMPTS)
             tried.append(
                 {
                     "source": feature.source,
@@ -262,11 +262,12 @@ def _best_features(named: Sequence[NamedFeature]) -> list[dict[str, Any]]:
 
 
 def _examples(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> list[dict[str, str]]:
-    shown = [{"prompt": prompt, "completion": complete(model, tokenizer, prompt)} for prompt in EXAMPLES]
+    completions = complete(model, tokenizer, EXAMPLES)
+    shown = [{"prompt": p, "completion": c} for p, c in zip(EXAMPLES, completions, strict=True)]
     for system, question in CHATS:
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": question})
-        prompt = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        bare = prompt.removeprefix("<bos>")
-        shown.append({"prompt": bare, "completion": complete(model, tokenizer, bare, new_tokens=40)})
+        rendered = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        prompt = rendered.removeprefix("<bos>")
+        shown.append({"prompt": prompt, "completion": complete(model, tokenizer, [prompt], new_tokens=40)[0]})
     return shown

@@ -17,6 +17,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from core.demo.corpus import documents
 from core.demo.languages import LANGUAGES, Language
+from core.demo.model import pad_rows
+from core.demo.tokenizer import END_ID, EOS_ID, PAD_ID
 
 FRENCH_PROMPTS: tuple[str, ...] = (
     "Le chat dort sur",
@@ -95,16 +97,29 @@ def steered(model: LlamaForCausalLM, layer: int, direction: Tensor, strength: fl
 
 
 @torch.no_grad()
-def complete(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt: str, new_tokens: int = 20) -> str:
-    """The greedy continuation of a prompt, without the prompt."""
-    ids: list[int] = tokenizer(prompt)["input_ids"]  # pyright: ignore[reportAssignmentType]
-    output = cast("Any", model).generate(
-        torch.tensor([ids]),
-        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        max_new_tokens=new_tokens,
-        do_sample=False,
-    )
-    return str(tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True))
+def complete(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], new_tokens: int = 20
+) -> list[str]:
+    """Greedy continuations of prompts, without the prompts, up to the end of the document or of the chat turn.
+
+    All prompts run in one batch without a cache: padding is on the right, where a causal model cannot see it.
+    """
+    rows: list[list[int]] = tokenizer(list(prompts))["input_ids"]  # pyright: ignore[reportAssignmentType]
+    starts = [len(row) for row in rows]
+    running = set(range(len(rows)))
+    for _ in range(new_tokens):
+        order = sorted(running)
+        logits = model(input_ids=pad_rows([rows[i] for i in order], PAD_ID), use_cache=False).logits
+        for at, i in enumerate(order):
+            choice = int(logits[at, len(rows[i]) - 1].argmax())
+            rows[i].append(choice)
+            if choice in (EOS_ID, END_ID):
+                running.discard(i)
+        if not running:
+            break
+    return [
+        str(tokenizer.decode(row[start:], skip_special_tokens=True)) for row, start in zip(rows, starts, strict=True)
+    ]
 
 
 def share_in(language: Language, texts: Sequence[str]) -> float:

@@ -3,9 +3,9 @@
     corpus -> tokenizer -> model -> res-demo, att-demo (SAELens) -> plt-demo -> measurements.json -> README.md
     |------- "model" ----------|    |--------- "dictionaries" ---------|    |------ "measurements" ------|
 
-One command, no input but the seed, no network. Every stage draws from the seed alone and reads what the stages before it
-wrote, so starting at a later stage (`--start dictionaries`) gives the same bytes as a whole run. The result is the same
-for the same seed, thread count and CPU type.
+One command, no input but the seed, no network. Every stage draws from the seed alone and reads what the stages before
+it wrote, so starting at a later stage (`--start dictionaries`) gives the same bytes as a whole run. The result is
+the same for the same seed, thread count and CPU type.
 """
 
 import ctypes
@@ -74,6 +74,7 @@ class Stages:
         yield report
         self._bars.update(task, completed=1, total=1)
         self.record["minutes"][name] = round((time.monotonic() - started) / 60, 2)
+        self.record["total_minutes"] = round(sum(self.record["minutes"].values()), 1)
         self.write({})
 
     def write(self, measured: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def main(
     """Rebuild the demo model, its tokenizer, its SAE sets, its transcoders and its model card."""
     _keep_freed_memory()
     torch.set_num_threads(THREADS)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.use_deterministic_algorithms(True)
     columns = (
         TextColumn("{task.description}"),

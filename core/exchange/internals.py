@@ -4,7 +4,7 @@ from typing import Any
 
 from core.exchange.served import Exchange, ServedModel
 from core.questions import AttentionAnswer, AttentionQuestion, ResidualAnswer, ResidualQuestion
-from core.wire.activations import (
+from core.wire.internals import (
     ActivationAttentionRequest,
     ActivationAttentionResponse,
     ActivationRawLayer,

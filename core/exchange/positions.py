@@ -11,7 +11,8 @@ from core.questions import (
     TopPerTokenAnswer,
     TopPerTokenQuestion,
 )
-from core.wire.activations import (
+from core.wire.features import SimilarityMatrixRequest, SimilarityMatrixResponse
+from core.wire.positions import (
     ActivationSourceRequest,
     ActivationSourceResponse,
     ActivationSourceResult,
@@ -24,7 +25,6 @@ from core.wire.activations import (
     ActivationTopkByTokenResult,
     TopKByToken,
 )
-from core.wire.features import SimilarityMatrixRequest, SimilarityMatrixResponse
 
 _SOURCE_DECIMALS = 3
 

@@ -6,7 +6,7 @@ from core.errors import InvalidRequest
 from core.exchange.served import Exchange, ServedModel
 from core.prompts import Prompt
 from core.questions import TopFeaturesAnswer, TopFeaturesQuestion
-from core.wire.activations import (
+from core.wire.rankings import (
     ActivationAllBatchRequest,
     ActivationAllBatchResponse,
     ActivationAllBatchResult,

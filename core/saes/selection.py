@@ -60,7 +60,7 @@ def rank(
     sort_positions: list[int],
     indexes: torch.Tensor | None = None,
 ) -> Ranked:
-    """Ranks one source's features.
+    """Ranks one source's features. One whose key is not a number ranks last, so that it hides no other.
 
     Args:
         features: Activations `[pos, n]`.
@@ -70,6 +70,7 @@ def rank(
         indexes: Feature index of each column, ascending, when `features` holds only some of them.
     """
     keys = features[sort_positions].sum(0) if sort_positions else features.amax(0)
+    keys = torch.where(keys.isnan(), -torch.inf, keys)
     best = stable_top_k(keys, k)
     return Ranked(
         keys=keys[best].float(),

@@ -53,11 +53,13 @@ class SaeStore:
 
 
 def _moved(loaded: LoadedSae, device: str) -> LoadedSae:
-    """A copy on another device; the original keeps its weights where they are."""
+    """A copy on another device, which needs nothing of the original; that keeps its weights where they are."""
     original: Any = loaded.sae
     twin = copy.copy(original)
     twin._parameters = {name: p if p is None else p.detach().to(device) for name, p in original._parameters.items()}
     twin._modules = {name: copy.deepcopy(module).to(device) for name, module in original._modules.items()}
     twin.cfg = dataclasses.replace(original.cfg, device=device)
     twin.device = twin.W_dec.device
+    # SAELens' normalisation closes over the SAE, and so would keep the original's weights where they are.
+    twin._setup_activation_normalization()
     return LoadedSae(loaded.source, loaded.hook_name, twin)

@@ -10,9 +10,10 @@ from pydantic import AliasChoices, AliasGenerator, ConfigDict, Field, SecretStr
 from pydantic.alias_generators import to_camel
 
 from core.errors import InvalidRequest
-from core.wire.activations import FeatureTarget, TopFeatures, parse_index
+from core.wire.activations import FeatureTarget, parse_index
 from core.wire.base import Case, WireModel
 from core.wire.features import check_index
+from core.wire.rankings import TopFeatures
 
 _Secret: TypeAlias = Annotated[
     SecretStr, Field(default=SecretStr(""), description="The cluster's secret; may be left out where there is none.")

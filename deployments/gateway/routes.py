@@ -6,12 +6,11 @@ table. Operation ids follow the published document: the path without `/v1`, came
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from fastapi import FastAPI, Request, Response
 
 from core.exchange import features, internals, positions, rankings, seed, text, weights
-from core.wire import activations as wire
 from core.wire.cluster import ErrorBody, SchemaErrorBody
 from core.wire.features import (
     SimilarityMatrixRequest,
@@ -39,34 +38,24 @@ from deployments.gateway.desk import Desk
 
 _ACTIVATIONS, _WEIGHTS, _TEXT, _OLDER = "activations", "SAE weights", "tokens and chat", "older routes"
 
-# path, request, response, exchange
-_QUESTIONS: list[tuple[str, type[Any], type[Any], Callable[..., Any]]] = [
-    ("single", wire.ActivationSingleRequest, wire.ActivationSingleResponse, features.single),
-    ("single-batch", wire.ActivationSingleBatchRequest, wire.ActivationSingleBatchResponse, features.single_batch),
-    ("all", wire.ActivationAllRequest, wire.ActivationAllResponse, rankings.all_features),
-    ("all-batch", wire.ActivationAllBatchRequest, wire.ActivationAllBatchResponse, rankings.all_features_batch),
-    ("source", wire.ActivationSourceRequest, wire.ActivationSourceResponse, positions.active_features),
-    (
-        "topk-by-token",
-        wire.ActivationTopkByTokenRequest,
-        wire.ActivationTopkByTokenResponse,
-        positions.top_k_by_token,
-    ),
-    (
-        "topk-by-token-batch",
-        wire.ActivationTopkByTokenBatchRequest,
-        wire.ActivationTopkByTokenBatchResponse,
-        positions.top_k_by_token_batch,
-    ),
-    ("raw", wire.ActivationRawRequest, wire.ActivationRawResponse, internals.raw),
-    ("attention", wire.ActivationAttentionRequest, wire.ActivationAttentionResponse, internals.attention),
-]
+# What comes after /v1/activation/; an exchange's annotations name the bodies.
+_QUESTIONS: dict[str, Callable[..., Any]] = {
+    "single": features.single,
+    "single-batch": features.single_batch,
+    "all": rankings.all_features,
+    "all-batch": rankings.all_features_batch,
+    "source": positions.active_features,
+    "topk-by-token": positions.top_k_by_token,
+    "topk-by-token-batch": positions.top_k_by_token_batch,
+    "raw": internals.raw,
+    "attention": internals.attention,
+}
 
 
 def add_routes(app: FastAPI, desk: Desk) -> None:
     """Adds every route that takes a body."""
-    for name, body, response, exchange in _QUESTIONS:
-        _add(app, f"/v1/activation/{name}", _ACTIVATIONS, body, response, _asking(desk, exchange))
+    for name, exchange in _QUESTIONS.items():
+        _add(app, f"/v1/activation/{name}", _ACTIVATIONS, *_bodies(exchange), _asking(desk, exchange))
 
     async def similarity(request: Request, body: SimilarityMatrixRequest) -> Response:
         return await desk.exchange(request, body, body.model_id, positions.prediction_similarity)
@@ -136,6 +125,12 @@ def _add_older_routes(app: FastAPI, desk: Desk) -> None:
         TopKByDecoderCosineSimilarityResponse,
         near,
     )
+
+
+def _bodies(exchange: Callable[..., Any]) -> tuple[type[Any], type[Any]]:
+    """The request and the response that an exchange is between."""
+    hints = get_type_hints(exchange)
+    return hints["request"], get_args(hints["return"])[0]
 
 
 def _asking(desk: Desk, exchange: Callable[..., Any]) -> Callable[..., Any]:

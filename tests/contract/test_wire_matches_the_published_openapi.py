@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from core.wire import activations, cluster, features, seed, tokens
+from core.wire import activations, cluster, features, internals, positions, rankings, seed, tokens
 
 DOCUMENT = json.loads((Path(__file__).parent / "data" / "inference.json").read_text())
 SCHEMAS: dict[str, dict[str, Any]] = DOCUMENT["components"]["schemas"]
@@ -23,7 +23,7 @@ def _models(*modules: ModuleType) -> dict[str, type[BaseModel]]:
     }
 
 
-MODELS = _models(activations, features, tokens, cluster)
+MODELS = _models(activations, rankings, positions, internals, features, tokens, cluster)
 ALL_MODELS = MODELS | _models(seed)
 REQUESTS = sorted(name for name in ALL_MODELS if name.endswith("Request") and name != "SeedRequest")
 # FastAPI's own error schemas; ours leave the input out.

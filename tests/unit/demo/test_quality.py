@@ -108,17 +108,17 @@ def test_a_language_feature_is_rare_in_the_other_languages(name, measured, saes,
 
 
 def test_french_prompts_are_continued_in_french(model, tokenizer):
-    assert share_in("fr", [complete(model, tokenizer, prompt) for prompt in FRENCH_PROMPTS]) >= 0.9
+    assert share_in("fr", complete(model, tokenizer, FRENCH_PROMPTS)) >= 0.9
 
 
 def test_the_spanish_feature_turns_french_prompts_spanish(model, tokenizer, measured, saes):
     steering = measured["steering"]
     direction = saes[steering["layer"]].W_dec[steering["index"]].detach()
     with steered(model, steering["layer"], direction, steering["strength"]):
-        texts = [complete(model, tokenizer, prompt) for prompt in FRENCH_PROMPTS]
+        texts = complete(model, tokenizer, FRENCH_PROMPTS)
     assert share_in("es", texts) >= 0.8
     assert share_in("es", texts) == pytest.approx(steering["steered_spanish"], abs=0.1)
-    assert language_of(complete(model, tokenizer, FRENCH_PROMPTS[0])) == "fr"
+    assert language_of(complete(model, tokenizer, FRENCH_PROMPTS[:1])[0]) == "fr"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_pirate_and_an_assistant_answer_differently(model, tokenizer):
     def reply(system: str) -> str:
         messages = [{"role": "system", "content": system}, {"role": "user", "content": "What is the capital of Italy?"}]
         prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return complete(model, tokenizer, prompt.removeprefix("<bos>"), new_tokens=40)
+        return complete(model, tokenizer, [prompt.removeprefix("<bos>")], new_tokens=40)[0]
 
     pirate = reply("You are a pirate. Stay in character.")
     assistant = reply("You are a helpful assistant.")

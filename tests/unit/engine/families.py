@@ -89,6 +89,17 @@ def _gpt2_config() -> Any:
     )
 
 
+def _gemma3_with_images_config() -> Any:
+    from transformers import Gemma3Config
+
+    seeing = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return Gemma3Config(
+        text_config=_SIZES | {"sliding_window": 5, "query_pre_attn_scalar": 8},
+        vision_config=seeing | {"image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=1,
+    )
+
+
 FAMILIES = {
     "gpt2": Family(
         _gpt2_config,
@@ -110,6 +121,12 @@ FAMILIES = {
         _config("Gemma2Config", sliding_window=5, query_pre_attn_scalar=8, attn_logit_softcapping=2.0), eager=True
     ),
     "gemma3": _gemma(_config("Gemma3TextConfig", sliding_window=5, query_pre_attn_scalar=8)),
+    "gemma3_with_images": _gemma(
+        _gemma3_with_images_config,
+        blocks="model.language_model.layers",
+        embed="model.language_model.embed_tokens",
+        norm="model.language_model.norm",
+    ),
     "neox": Family(
         _config("GPTNeoXConfig", rotary_pct=0.5, use_parallel_residual=True),
         blocks="gpt_neox.layers",

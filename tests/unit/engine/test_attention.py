@@ -20,7 +20,7 @@ every = pytest.mark.parametrize("family", FAMILIES)
 
 
 def implementation(family: str) -> str:
-    return hf_model(family).config._attn_implementation
+    return hf_model(family).config.get_text_config()._attn_implementation
 
 
 @every
@@ -40,7 +40,7 @@ def test_each_row_of_a_pattern_is_a_causal_distribution(family: str) -> None:
     assert not pattern.triu(1).any()
 
 
-@pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3"])
+@pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3", "gemma3_with_images"])
 def test_a_sliding_window_shows_in_the_pattern(family: str) -> None:
     first = eager_model(family).capture([IDS], (), {0}).attention[0].pattern[0]
     assert not first[:, -1, : len(IDS) - 5].any()

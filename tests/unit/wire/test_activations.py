@@ -6,20 +6,16 @@ from pydantic import ValidationError
 
 from core.errors import InvalidRequest
 from core.wire.activations import (
-    ActivationAllBatchRequest,
-    ActivationAllRequest,
-    ActivationAttentionRequest,
-    ActivationRawRequest,
     ActivationSingleBatchRequest,
     ActivationSingleRequest,
-    ActivationSourceRequest,
-    ActivationSourceResponse,
-    ActivationTopkByTokenRequest,
     FeatureTarget,
     VectorTarget,
     parse_index,
 )
 from core.wire.base import render
+from core.wire.internals import ActivationAttentionRequest, ActivationRawRequest
+from core.wire.positions import ActivationSourceRequest, ActivationSourceResponse, ActivationTopkByTokenRequest
+from core.wire.rankings import ActivationAllBatchRequest, ActivationAllRequest
 
 FEATURE = {"source": "0-res-demo", "index": "17"}
 VECTOR = {"vector": [0.5, 1], "hook": "blocks.2.hook_resid_post"}

@@ -3,7 +3,6 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from core.wire.activations import ActivationAllRequest
 from core.wire.base import render
 from core.wire.cluster import (
     CapabilitiesResponse,
@@ -16,6 +15,7 @@ from core.wire.cluster import (
     SchemaErrorBody,
     schema_problems,
 )
+from core.wire.rankings import ActivationAllRequest
 
 
 def test_health_says_healthy() -> None:

@@ -7,7 +7,7 @@ import neuronpedia_inference_client as client
 import pytest
 from pydantic import BaseModel
 
-from core.wire import activations as a
+from core.wire import activations, positions, rankings
 from core.wire import features as f
 from core.wire import tokens as t
 from core.wire.base import RequestModel, WireModel, render, reply_case
@@ -25,15 +25,17 @@ ALL = {
 }
 TOPK = {"model": "m", "source": "0-res-demo", "top_k": 3, "ignore_bos": True}
 
-VALUES = a.ActivationValues(values=[0.0, 1.5], max_value=1.5, max_value_index=1, dfa_values=[0.1, 0.2])
+VALUES = activations.ActivationValues(values=[0.0, 1.5], max_value=1.5, max_value_index=1, dfa_values=[0.1, 0.2])
 SINGLE_RESULT = {"activation": VALUES, "tokens": ["a", "b"], "tokens_is_special": [False, False]}
-TOP = a.ActivationAllFeature(source="0-res-demo", index=3, values=[1.0], sum_values=0, max_value=1, max_value_index=0)
+TOP = rankings.ActivationAllFeature(
+    source="0-res-demo", index=3, values=[1.0], sum_values=0, max_value=1, max_value_index=0
+)
 ALL_RESULT = {"activations": [TOP], "tokens": ["a"]}
-TOKEN = a.ActivationTopkByTokenResult(
+TOKEN = positions.ActivationTopkByTokenResult(
     token_position=1,
     token="a",
     is_special=False,
-    top_features=[a.ActivationTopkByTokenFeature(feature_index=3, activation_value=0.5)],
+    top_features=[positions.ActivationTopkByTokenFeature(feature_index=3, activation_value=0.5)],
 )
 TOPK_RESULT = {"results": [TOKEN], "tokens": ["a"]}
 NEIGHBOUR = {"feature": FEATURE.to_dict(), "cosine_similarity": 0.5}
@@ -41,52 +43,52 @@ NEIGHBOUR = {"feature": FEATURE.to_dict(), "cosine_similarity": 0.5}
 EXCHANGES: dict[str, tuple[Any, type[RequestModel], WireModel, Any]] = {
     "single": (
         client.ActivationSinglePostRequest(prompt="a", **SINGLE),
-        a.ActivationSingleRequest,
-        a.ActivationSingleResponse.model_validate(SINGLE_RESULT),
+        activations.ActivationSingleRequest,
+        activations.ActivationSingleResponse.model_validate(SINGLE_RESULT),
         client.ActivationSinglePost200Response,
     ),
     "single-vector": (
         client.ActivationSinglePostRequest(prompt="a", model="m", vector=[1, 0.5], hook="blocks.2.hook_resid_post"),
-        a.ActivationSingleRequest,
-        a.ActivationSingleResponse.model_validate(SINGLE_RESULT),
+        activations.ActivationSingleRequest,
+        activations.ActivationSingleResponse.model_validate(SINGLE_RESULT),
         client.ActivationSinglePost200Response,
     ),
     "single-batch": (
         client.ActivationSingleBatchPostRequest(prompts=["a"], **SINGLE),
-        a.ActivationSingleBatchRequest,
-        a.ActivationSingleBatchResponse.model_validate({"results": [SINGLE_RESULT]}),
+        activations.ActivationSingleBatchRequest,
+        activations.ActivationSingleBatchResponse.model_validate({"results": [SINGLE_RESULT]}),
         client.ActivationSingleBatchPost200Response,
     ),
     "all": (
         client.ActivationAllPostRequest(prompt="a", **ALL),
-        a.ActivationAllRequest,
-        a.ActivationAllResponse.model_validate(ALL_RESULT),
+        rankings.ActivationAllRequest,
+        rankings.ActivationAllResponse.model_validate(ALL_RESULT),
         client.ActivationAllPost200Response,
     ),
     "all-batch": (
         client.ActivationAllBatchPostRequest(prompts=["a"], **ALL),
-        a.ActivationAllBatchRequest,
-        a.ActivationAllBatchResponse.model_validate({"results": [ALL_RESULT]}),
+        rankings.ActivationAllBatchRequest,
+        rankings.ActivationAllBatchResponse.model_validate({"results": [ALL_RESULT]}),
         client.ActivationAllBatchPost200Response,
     ),
     "source": (
         client.ActivationSourcePostRequest(prompts=["a"], model="m", source="0-res-demo"),
-        a.ActivationSourceRequest,
-        a.ActivationSourceResponse.model_validate(
+        positions.ActivationSourceRequest,
+        positions.ActivationSourceResponse.model_validate(
             {"results": [{"tokens": ["a", "b"], "active_features": {"3": [(1, 0.25)]}}]}
         ),
         client.ActivationSourcePost200Response,
     ),
     "topk-by-token": (
         client.ActivationTopkByTokenPostRequest(prompt="a", **TOPK),
-        a.ActivationTopkByTokenRequest,
-        a.ActivationTopkByTokenResponse.model_validate(TOPK_RESULT),
+        positions.ActivationTopkByTokenRequest,
+        positions.ActivationTopkByTokenResponse.model_validate(TOPK_RESULT),
         client.ActivationTopkByTokenPost200Response,
     ),
     "topk-by-token-batch": (
         client.ActivationTopkByTokenBatchPostRequest(prompts=["a"], **TOPK),
-        a.ActivationTopkByTokenBatchRequest,
-        a.ActivationTopkByTokenBatchResponse.model_validate({"results": [TOPK_RESULT]}),
+        positions.ActivationTopkByTokenBatchRequest,
+        positions.ActivationTopkByTokenBatchResponse.model_validate({"results": [TOPK_RESULT]}),
         client.ActivationTopkByTokenBatchPost200Response,
     ),
     "tokenize": (
