@@ -92,7 +92,8 @@ def _ready_panel(config: dict[str, Any], seconds: float) -> Panel:
         f"front door   {url}   ({secret})\n"
         f"try it       {url}/docs\n"
         f"models       {url}/v1/models\n"
-        f"dashboard    http://127.0.0.1:8265   (asks for a token: run `ray get-auth-token`)\n\n"
+        "dashboard    http://127.0.0.1:8265\n"
+        "             its token: .venv/bin/ray get-auth-token\n\n"
         "Stop with Ctrl-C.",
         title="Rayscope",
         expand=False,

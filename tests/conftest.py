@@ -43,6 +43,14 @@ def hf_gpt2(hub: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(GPT2_ID, attn_implementation="eager").eval()
 
 
+@pytest.fixture(scope="session")
+def world(gpt2: Any, hf_gpt2: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The tiny GPT-2 with SAEs of many kinds: a `Gpt2WithSaes`."""
+    from tests.gpt2_with_saes import Gpt2WithSaes
+
+    return Gpt2WithSaes(gpt2, hf_gpt2, tmp_path_factory.mktemp("saes"))
+
+
 def pytest_unconfigure() -> None:
     """Removes the hub."""
     shutil.rmtree(_HUB_ROOT, ignore_errors=True)

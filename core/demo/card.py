@@ -144,15 +144,15 @@ def _dictionaries(measured: Figures) -> str:
 
 def _features(features: list[Figures]) -> str:
     table = _table(
-        ("fires on", "source", "feature", "precision", "recall", "mean activation", "strongest tokens"),
+        ("fires on", "source", "feature", "fires above", "precision", "recall", "strongest tokens"),
         [
             (
                 f["concept"],
                 f"`{f['source']}`",
                 f["index"],
+                f"{f['cut']:.2f}",
                 _percent(f["precision"]),
                 _percent(f["recall"]),
-                f"{f['mean_active']:.2f}",
                 " ".join(_code(token) for token in f["tokens"][:5]),
             )
             for f in features
@@ -165,7 +165,9 @@ def _features(features: list[Figures]) -> str:
     )
     text = _paragraph(
         "Named by measurement: the corpus knows the language, the word class and the chat turn of every token;",
-        'precision and recall are of "the feature is active" against that label, on held-out text.',
+        'precision and recall are of "the feature is above the cut" against that label, on held-out text.',
+        "Features 0 to 3 of every `res-demo` SAE started training at the mean directions of English, French, Spanish",
+        "and digits and then moved freely; all others started at random.",
     )
     return (
         f"## Named features\n\n{text}\n\n{table}\n\n"
@@ -183,7 +185,8 @@ def _steering(steering: Figures) -> str:
         f"(Spanish) to the residual stream after layer {steering['layer']} at every position turns",
         f"{_percent(steering['steered_spanish'])} of {steering['prompts']} French prompts Spanish; without it",
         f"{_percent(steering['unsteered_french'])} continue in French and {_percent(steering['unsteered_spanish'])} in",
-        "Spanish. Greedy, 20 tokens, judged by words that the corpus uses in one language only.",
+        "Spanish. Greedy, 20 tokens, judged by words that the corpus uses in one language only; a text that repeats",
+        "one word does not count.",
     )
     return f"## Steering\n\n{text}\n\n{table}"
 

@@ -1,8 +1,8 @@
 """What a feature could stand for: for every token of a document, which known concepts apply to it.
 
-The corpus knows what it wrote, so a concept is exact: the language of the document, the words of a table of the
-world, the turn of a chat. A concept is either about the token itself ("a weekday") or about what comes next ("about
-to name a capital"), because both kinds of feature exist in a language model.
+The corpus knows what it wrote, so a concept is exact: the language of the document (for words that only one language
+uses), the words of a table of the world, the turn of a chat. A concept is either about the token itself ("a weekday")
+or about what comes next ("about to name a capital"), because both kinds of feature exist in a language model.
 """
 
 import re
@@ -18,6 +18,7 @@ from core.demo import world
 from core.demo.chats import PERSONAS, SYSTEM
 from core.demo.corpus import Document
 from core.demo.languages import LANGUAGES, Language, Word
+from core.demo.steering import own_words
 from core.demo.stories import BAD, GOOD
 
 LANGUAGE_CONCEPTS: dict[Language, str] = {"en": "English", "fr": "French", "es": "Spanish"}
@@ -62,6 +63,7 @@ def concept_names() -> tuple[str, ...]:
     return (
         *LANGUAGE_CONCEPTS.values(),
         "digits",
+        "a number in digits or words",
         *_TABLES,
         *(f"about to name {name}" for name in _NEXT),
         "praise",
@@ -115,6 +117,9 @@ def label(tokenizer: PreTrainedTokenizerFast, document: Document, limit: int) ->
             holds[inside[-1], column[name]] = True
             if name in _NEXT:
                 holds[inside[0] - 1, column[f"about to name {name}"]] = True
+    number = column["a number in digits or words"]
+    holds[:, number] = holds[:, column["digits"]] | holds[:, column["a number word"]]
+    counts[:, number] = counts[:, column["a number word"]]
     _label_turns(document, spans, holds, column)
     return holds, counts
 
@@ -123,8 +128,10 @@ def _label_language(
     document: Document, pieces: Sequence[str], holds: Tensor, counts: Tensor, column: dict[str, int]
 ) -> None:
     words = torch.zeros(len(holds), dtype=torch.bool)
+    own = own_words()
     for i, piece in enumerate(pieces):
-        words[i] = any(c.isalpha() for c in piece) and "|>" not in piece
+        word = piece.strip().lower()
+        words[i] = any(word in own[language] for language in LANGUAGES)
     for language, name in LANGUAGE_CONCEPTS.items():
         counts[:, column[name]] = words if document.language is not None else False
         holds[:, column[name]] = words & (document.language == language)

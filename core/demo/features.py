@@ -25,8 +25,9 @@ class NamedFeature:
         source: The SAE, as `<layer>-<set>`.
         layer: Its layer.
         index: Its column.
-        precision: Share of the tokens it is active on to which the concept applies.
-        recall: Share of the tokens to which the concept applies that it is active on.
+        cut: Activation above which it counts as firing.
+        precision: Share of the tokens it fires on to which the concept applies.
+        recall: Share of the tokens to which the concept applies that it fires on.
         mean_active: Its mean activation where it is active.
         tokens: The most frequent tokens among its strongest activations.
         contexts: Its strongest activations in different documents, with the token between `[[` and `]]`.
@@ -36,6 +37,7 @@ class NamedFeature:
     source: str
     layer: int
     index: int
+    cut: float
     precision: float
     recall: float
     mean_active: float
@@ -46,6 +48,9 @@ class NamedFeature:
     def f1(self) -> float:
         """Harmonic mean of precision and recall."""
         return 2 * self.precision * self.recall / max(self.precision + self.recall, 1e-9)
+
+
+_CUTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 def score(fired: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
@@ -63,6 +68,16 @@ def score(fired: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
     seen = labels.counts.float().T @ active
     wanted = (labels.holds & labels.counts).sum(0)[:, None]
     return hits / seen.clamp_min(1), hits / wanted.clamp_min(1)
+
+
+def candidates(encoded: Tensor, labels: Labels, concept: str, count: int) -> list[int]:
+    """The features of one SAE that best fit a concept, best first, by F1 at any cut."""
+    only = labels.names.index(concept)
+    one = Labels((concept,), labels.holds[:, [only]], labels.counts[:, [only]])
+    peaks = encoded.max(0).values
+    scores = torch.stack([torch.stack(score(encoded > cut * peaks, one)) for cut in _CUTS])[:, :, 0]
+    f1 = 2 * scores[:, 0] * scores[:, 1] / scores.sum(1).clamp_min(1e-9)
+    return f1.max(0).values.argsort(descending=True, stable=True)[:count].tolist()
 
 
 def name_features(
@@ -88,11 +103,13 @@ def name_features(
     Returns:
         One feature per concept, good or bad; the caller keeps the good ones.
     """
-    precision, recall = score(encoded > 0, labels)
+    peaks = encoded.max(0).values
+    scores = torch.stack([torch.stack(score(encoded > cut * peaks, labels)) for cut in _CUTS])
+    precision, recall = scores[:, 0], scores[:, 1]
     f1 = 2 * precision * recall / (precision + recall).clamp_min(1e-9)
     found: list[NamedFeature] = []
     for i, concept in enumerate(labels.names):
-        index = int(f1[i].argmax())
+        at, index = divmod(int(f1[:, i].flatten().argmax()), encoded.shape[1])
         column = encoded[:, index]
         tokens, contexts = _evidence(column, rows, seen, tokenizer)
         found.append(
@@ -101,8 +118,9 @@ def name_features(
                 source=source,
                 layer=layer,
                 index=index,
-                precision=float(precision[i, index]),
-                recall=float(recall[i, index]),
+                cut=_CUTS[at] * float(peaks[index]),
+                precision=float(precision[at, i, index]),
+                recall=float(recall[at, i, index]),
                 mean_active=float(column[column > 0].mean()) if (column > 0).any() else 0.0,
                 tokens=tokens,
                 contexts=contexts,

@@ -17,11 +17,11 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from core.demo import corpus
 from core.demo.activations import Activations, collect, explained_variance
-from core.demo.concepts import LANGUAGE_CONCEPTS, Labels, label_all
-from core.demo.features import NamedFeature, name_features
+from core.demo.concepts import Labels, label_all
+from core.demo.features import NamedFeature, candidates, name_features
 from core.demo.model import LAYERS, Progress, encode_documents, load_model, pad_rows
 from core.demo.recall import Recall, recall
-from core.demo.saes import RES_DEMO, SETS, SaeSet, load_sae
+from core.demo.saes import RES_DEMO, SETS, START_CONCEPTS, SaeSet, load_sae
 from core.demo.steering import FRENCH_PROMPTS, complete, language_of, share_in, steered
 from core.demo.tokenizer import PAD_ID, load_tokenizer
 from core.demo.transcoders import Transcoder, load_transcoders
@@ -42,7 +42,8 @@ CHATS: tuple[tuple[str | None, str], ...] = (
     ("You are a pirate. Stay in character.", "What is the capital of Italy?"),
     ("Eres un robot. No salgas de tu papel.", "¿Quién eres?"),
 )
-_STRENGTHS = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0)
+_STRENGTHS = (2.0, 3.0, 4.0, 6.0)
+_STEERING_CANDIDATES = 4
 _NAMED_F1 = 0.7
 
 
@@ -93,8 +94,7 @@ def measure(root: Path, progress: Progress) -> dict[str, Any]:
         progress(done, stages, f"{family.name} measured")
     result["plt-demo"] = _transcoder_figures(load_transcoders(root), model, rows, seen)
     progress(stages - 2, stages, "plt-demo measured")
-    languages = {name: [f for f in named if f.concept == name] for name in LANGUAGE_CONCEPTS.values()}
-    result["steering"] = _steering(root, model, tokenizer, languages["Spanish"])
+    result["steering"] = _steering(root, model, tokenizer, seen, labels)
     progress(stages - 1, stages, "steering measured")
     result["features"] = _best_features(named)
     result["examples"] = _examples(model, tokenizer)
@@ -205,53 +205,47 @@ def _silence(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
 
 
 def _steering(
-    root: Path,
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    candidates: Sequence[NamedFeature],
+    root: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seen: Activations, labels: Labels
 ) -> dict[str, Any]:
-    """The weakest strength that turns most prompts, over the Spanish features of all layers."""
-    unsteered = complete(model, tokenizer, FRENCH_PROMPTS)
+    """The Spanish feature and strength that turn most prompts; searched on a third of the prompts, stated on all."""
     tried: list[dict[str, Any]] = []
-    for feature in candidates:
-        direction = load_sae(RES_DEMO.folder(root, feature.layer)).W_dec[feature.index].detach()
-        scale = feature.mean_active
-        for multiple in _STRENGTHS:
-            strength = round(multiple * scale, 1)
-            with steered(model, feature.layer, direction, strength):
-                texts = complete(model, tokenizer, FRENCH_PROMPTS)
-            tried.append(
-                {
-                    "source": feature.source,
-                    "layer": feature.layer,
-                    "index": feature.index,
-                    "strength": strength,
-                    "spanish": round(share_in("es", texts), 4),
-                    "texts": texts,
-                },
-            )
-    best = max(tried, key=lambda t: (round(t["spanish"], 2), t["layer"] in (1, 2), -t["strength"]))
+    for layer in range(LAYERS):
+        sae = load_sae(RES_DEMO.folder(root, layer))
+        encoded = sae.encode(seen.at["resid_post", layer]).detach()
+        for index in candidates(encoded, labels, "Spanish", _STEERING_CANDIDATES):
+            column = encoded[:, index]
+            for multiple in _STRENGTHS:
+                strength = round(multiple * column[column > 0].mean().item(), 1)
+                with steered(model, layer, sae.W_dec[index].detach(), strength):
+                    share = share_in("es", complete(model, tokenizer, FRENCH_PROMPTS[::3]))
+                found = {"layer": layer, "index": index, "strength": strength, "spanish": round(share, 4)}
+                tried.append({"source": f"{layer}-{RES_DEMO.name}", **found})
+    best = max(tried, key=lambda t: (t["spanish"], t["layer"] in (1, 2), -t["strength"]))
+    direction = load_sae(RES_DEMO.folder(root, best["layer"])).W_dec[best["index"]].detach()
+    unsteered = complete(model, tokenizer, FRENCH_PROMPTS)
+    with steered(model, best["layer"], direction, best["strength"]):
+        texts = complete(model, tokenizer, FRENCH_PROMPTS)
     return {
         **{key: best[key] for key in ("source", "layer", "index", "strength")},
         "prompts": len(FRENCH_PROMPTS),
         "unsteered_french": round(share_in("fr", unsteered), 4),
         "unsteered_spanish": round(share_in("es", unsteered), 4),
-        "steered_spanish": best["spanish"],
+        "steered_spanish": round(share_in("es", texts), 4),
         "examples": [
             {"prompt": prompt, "unsteered": before, "steered": after, "language": language_of(after)}
-            for prompt, before, after in zip(FRENCH_PROMPTS, unsteered, best["texts"], strict=True)
+            for prompt, before, after in zip(FRENCH_PROMPTS, unsteered, texts, strict=True)
         ],
-        "sweep": [{key: t[key] for key in ("source", "index", "strength", "spanish")} for t in tried],
+        "search": tried,
     }
 
 
 def _best_features(named: Sequence[NamedFeature]) -> list[dict[str, Any]]:
-    """For every concept the best layer's feature, if it is good; for languages every layer's."""
+    """The best layer's feature of every concept, if good; started concepts always, with every good layer."""
     kept: list[NamedFeature] = []
     for concept in dict.fromkeys(feature.concept for feature in named):
         same = sorted((f for f in named if f.concept == concept), key=lambda f: -f.f1)
         good = [feature for feature in same if feature.f1 >= _NAMED_F1]
-        kept.extend(good if concept in LANGUAGE_CONCEPTS.values() else good[:1])
+        kept.extend((good or same[:1]) if concept in START_CONCEPTS else good[:1])
     return [
         {
             key: round(value, 4) if isinstance(value, float) else value

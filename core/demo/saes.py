@@ -24,12 +24,14 @@ from torch import Tensor
 
 from core.demo import DEMO_MODEL_ID
 from core.demo.activations import HOOK_NAMES, Site
+from core.demo.concepts import Labels
 from core.demo.model import Progress
 from core.demo.tokenizer import CONTEXT_TOKENS
 
 FEATURES = 1024
-_NESTED = [32, 128, 384, FEATURES]
+_NESTED = (32, 128, 384, FEATURES)
 _BATCH = 1024
+START_CONCEPTS = ("English", "French", "Spanish", "digits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +43,27 @@ class SaeSet:
         site: Where it reads.
         active: How many features are active on average.
         steps: Optimiser steps of 1024 tokens each.
+        start_norm: Norm of the decoder rows before training.
     """
 
     name: str
     site: Site
     active: int
     steps: int
+    start_norm: float
 
     def folder(self, root: Path, layer: int) -> Path:
         """Where the SAE of a layer lives, as `<layer>-<set>`."""
         return root / self.name / f"{layer}-{self.name}"
 
 
-RES_DEMO = SaeSet("res-demo", "resid_post", active=24, steps=600)
-ATT_DEMO = SaeSet("att-demo", "z", active=24, steps=400)
+RES_DEMO = SaeSet("res-demo", "resid_post", active=24, steps=600, start_norm=0.4)
+ATT_DEMO = SaeSet("att-demo", "z", active=24, steps=400, start_norm=0.1)
 SETS = (RES_DEMO, ATT_DEMO)
 
 
 def train_sae(
-    family: SaeSet, layer: int, activations: Tensor, seed: int, progress: Progress
+    family: SaeSet, layer: int, activations: Tensor, directions: Tensor, seed: int, progress: Progress
 ) -> MatryoshkaBatchTopKTrainingSAE:
     """Train the SAE of one layer.
 
@@ -67,6 +71,7 @@ def train_sae(
         family: Which set.
         layer: Which layer.
         activations: `[token, d]`, without `<bos>`.
+        directions: `[n, d]` of norm 1, where the first n features start; may be empty.
         seed: Initial weights and order of tokens.
         progress: Told after every step.
 
@@ -79,6 +84,7 @@ def train_sae(
         d_in=width,
         d_sae=FEATURES,
         k=family.active,
+        decoder_init_norm=family.start_norm,
         matryoshka_widths=list(_NESTED),
         topk_threshold_lr=0.02,
         aux_loss_coefficient=1.0,
@@ -93,6 +99,8 @@ def train_sae(
     scale = width**0.5 / activations.norm(dim=1).mean().item()
     with torch.no_grad():
         sae.b_dec.copy_(activations.mean(0) * scale)
+        sae.W_dec[: len(directions)] = family.start_norm * directions
+        sae.W_enc[:, : len(directions)] = family.start_norm * directions.T
     trainer = SAETrainer(
         SAETrainerConfig(
             total_training_samples=steps * _BATCH,
@@ -119,6 +127,27 @@ def train_sae(
     sae.fold_activation_norm_scaling_factor(scale)
     sae.fold_W_dec_norm()
     return sae
+
+
+def concept_directions(activations: Tensor, labels: Labels) -> Tensor:
+    """Where the first features of a residual SAE start: mean activation of a concept minus the mean of the rest.
+
+    A short training from random weights splits a language over several features; started at the right place, it keeps
+    one. Training moves these features as freely as all others.
+
+    Args:
+        activations: `[token, d]`.
+        labels: Concepts of the same tokens.
+
+    Returns:
+        `[concept, d]` of norm 1, in the order of `START_CONCEPTS`.
+    """
+    found: list[Tensor] = []
+    for name in START_CONCEPTS:
+        column = labels.names.index(name)
+        counts, holds = labels.counts[:, column], labels.holds[:, column]
+        found.append(activations[counts & holds].mean(0) - activations[counts & ~holds].mean(0))
+    return torch.nn.functional.normalize(torch.stack(found), dim=1)
 
 
 def save_sae(sae: MatryoshkaBatchTopKTrainingSAE, folder: Path) -> None:

@@ -52,7 +52,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 
 @cache
-def _own_words() -> dict[Language, frozenset[str]]:
+def own_words() -> dict[Language, frozenset[str]]:
     """For each language the lower-case words only its documents use."""
     used: dict[Language, set[str]] = {language: set() for language in LANGUAGES}
     for document in documents(seed=101, count=6000):
@@ -67,7 +67,7 @@ def _own_words() -> dict[Language, frozenset[str]]:
 def language_of(text: str) -> Language | None:
     """The language most of whose own words occur in the text, or None without a majority."""
     found = _WORD.findall(text.lower())
-    counts = {language: sum(word in own for word in found) for language, own in _own_words().items()}
+    counts = {language: sum(word in own for word in found) for language, own in own_words().items()}
     best: Language = max(LANGUAGES, key=lambda language: counts[language])
     return best if counts[best] * 2 > sum(counts.values()) else None
 
@@ -122,6 +122,12 @@ def complete(
     ]
 
 
+def is_fluent(text: str) -> bool:
+    """Whether the text is more than one word said over and over, as too strong a push makes it."""
+    found = _WORD.findall(text.lower())
+    return len(set(found)) >= max(1, 0.5 * len(found))
+
+
 def share_in(language: Language, texts: Sequence[str]) -> float:
-    """Share of the texts that are in the language."""
-    return sum(language_of(text) == language for text in texts) / len(texts)
+    """Share of the texts that are in the language and not mere repetition."""
+    return sum(language_of(text) == language and is_fluent(text) for text in texts) / len(texts)

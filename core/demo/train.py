@@ -27,9 +27,10 @@ from core.demo import ARTEFACTS
 from core.demo import model as language_model
 from core.demo.activations import collect
 from core.demo.card import write_card
+from core.demo.concepts import label_all
 from core.demo.corpus import documents
 from core.demo.measure import measure
-from core.demo.saes import SETS, save_sae, train_sae
+from core.demo.saes import RES_DEMO, SETS, concept_directions, save_sae, train_sae
 from core.demo.tokenizer import load_tokenizer, train_tokenizer
 from core.demo.transcoders import Transcoder, save_transcoders, train_transcoder
 
@@ -38,6 +39,7 @@ DOCUMENTS = 70_000
 EPOCHS = 2
 RESIDUAL_NORM = 16.0
 DICTIONARY_DOCUMENTS = 8_000
+LABELLED_DOCUMENTS = 1_500
 
 
 class Start(StrEnum):
@@ -113,15 +115,21 @@ def build_language_model(out: Path, seed: int, stages: Stages) -> None:
 def build_dictionaries(out: Path, seed: int, stages: Stages) -> None:
     """Both SAE sets and the transcoders, from the model in `model/`."""
     model, tokenizer = language_model.load_model(out / "model"), load_tokenizer(out / "model")
-    texts = [document.text for document in documents(seed, DICTIONARY_DOCUMENTS)]
-    rows = language_model.encode_documents(tokenizer, texts)
+    drawn = list(documents(seed, DICTIONARY_DOCUMENTS))
+    rows = language_model.encode_documents(tokenizer, [document.text for document in drawn])
     stages.record["dictionary_tokens"] = sum(len(row) - 1 for row in rows)
+    few = rows[:LABELLED_DOCUMENTS]
+    labelled = collect(model, few, (RES_DEMO.site,))
+    labels = label_all(tokenizer, drawn[: len(few)], labelled.row, labelled.position, [len(row) for row in few])
     for family in SETS:
         seen = collect(model, rows, (family.site,))
         for layer in range(language_model.LAYERS):
             with stages.stage(f"{family.name} layer {layer}") as progress:
                 activations = seen.at[family.site, layer]
-                sae = train_sae(family, layer, activations, seed + layer, progress)
+                starts = torch.empty(0, activations.shape[1])
+                if family is RES_DEMO:
+                    starts = concept_directions(labelled.at[family.site, layer], labels)
+                sae = train_sae(family, layer, activations, starts, seed + layer, progress)
                 save_sae(sae, family.folder(out, layer))
     seen = collect(model, rows, ("mlp_in", "mlp_out"))
     transcoders: list[Transcoder] = []

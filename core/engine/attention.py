@@ -33,6 +33,26 @@ class AttentionReading:
     values: torch.Tensor
 
 
+def readable_attention(hook_points: HookPoints, layer: int) -> nn.Module:
+    """The attention module of a layer whose pattern can be read.
+
+    Raises:
+        InvalidRequest: The layer has no softmax attention, or its implementation can not be replaced.
+    """
+    module = hook_points.attention_module(layer)
+    if module is None:
+        raise InvalidRequest(
+            f"Layer {layer} is a linear-attention layer with no softmax attention pattern.",
+            "Ask for another layer.",
+        )
+    if _eager_attention(module) is None:
+        raise InvalidRequest(
+            f"{type(module).__name__} does not expose its attention pattern.",
+            "Attention and DFA need a model whose attention goes through transformers' attention interface.",
+        )
+    return module
+
+
 @contextmanager
 def recording_attention(
     model: nn.Module,
@@ -52,21 +72,7 @@ def recording_attention(
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    layer_of: dict[nn.Module, int] = {}
-    for layer in layers:
-        module = hook_points.attention_module(layer)
-        if module is None:
-            raise InvalidRequest(
-                f"Layer {layer} is a linear-attention layer with no softmax attention pattern.",
-                "Ask for another layer.",
-            )
-        if _eager_attention(module) is None:
-            raise InvalidRequest(
-                f"{type(module).__name__} does not expose its attention pattern.",
-                "Attention and DFA need a model whose attention goes through transformers' attention interface.",
-            )
-        layer_of[module] = layer
-
+    layer_of = {readable_attention(hook_points, layer): layer for layer in layers}
     config: Any = model.config.get_text_config()  # pyright: ignore[reportCallIssue]
     usual = config._attn_implementation
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 
+from core.engine.attention import readable_attention
 from core.engine.capture import Capture, capture, pad_right
 from core.engine.hook_points import HookPoints
 from core.engine.shape import ModelShape
@@ -27,6 +28,7 @@ class EagerModel:
         self.shape = ModelShape.from_config(model.config)
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
+        self._n_embeddings: int = model.get_input_embeddings().weight.shape[0]
 
     @classmethod
     def load(cls, weights: str, *, device: str, dtype: str = "auto", revision: str | None = None) -> Self:
@@ -65,7 +67,25 @@ class EagerModel:
         """Bytes of the weights."""
         return sum(parameter.nbytes for parameter in self._model.parameters())
 
-    def check_layer(self, layer: int) -> None:
-        """Refuses a layer that the model does not have."""
+    def check_prompt(self, ids: Sequence[int]) -> None:
+        """Refuses a prompt that no embedding holds. On a GPU it would cost the process, not only the request.
+
+        Tokenizers do know tokens that their model has no row for, Gemma 3's image token for one.
+        """
+        if not ids:
+            raise InvalidRequest("The prompt has no tokens.")
+        if len(ids) > self.shape.max_positions:
+            raise InvalidRequest(f"The prompt has {len(ids)} tokens; this model reads {self.shape.max_positions}.")
+        unknown = [token for token in (min(ids), max(ids)) if not 0 <= token < self._n_embeddings]
+        if unknown:
+            raise InvalidRequest(
+                f"The prompt holds token {unknown[0]}, for which this model has no embedding "
+                f"(0-{self._n_embeddings - 1}).",
+                "Leave special tokens of other modalities out of the text.",
+            )
+
+    def check_attention(self, layer: int) -> None:
+        """Refuses a layer that the model does not have, or whose attention pattern can not be read."""
         if not 0 <= layer < self.shape.n_layers:
             raise InvalidRequest(f"Invalid layer: {layer}. Must be in [0, {self.shape.n_layers}).")
+        readable_attention(self.hook_points, layer)

@@ -38,11 +38,12 @@ def answer_batch(model: EagerModel, asked: Sequence[tuple[Question, Saes]]) -> l
     readers: dict[int, Reader] = {}
     for place, (question, saes) in enumerate(asked):
         try:
+            model.check_prompt(question.tokens)
             reader = reader_for(question, saes)
             for name in reader.needs.hook_names:
                 model.hook_points[name]
             for layer in reader.needs.attention_layers:
-                model.check_layer(layer)
+                model.check_attention(layer)
             readers[place] = reader
         except RayscopeError as error:
             results[place] = error

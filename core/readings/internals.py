@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from core.errors import InvalidRequest
 from core.questions import AttentionAnswer, AttentionQuestion, ResidualAnswer, ResidualQuestion
 from core.readings.reader import Needs, Row
 
@@ -47,9 +48,15 @@ class AttentionReader:
         """Never called: no SAE is involved."""
 
     def finish(self, row: Row) -> AttentionAnswer:
-        """Per query the `top` strongest keys that reach `floor`; a lone token attends to nothing worth showing."""
-        pattern = row.attention(self.question.layer).pattern[row.number, self.question.head]
-        pattern = pattern[: row.length, : row.length].float()
+        """Per query the `top` strongest keys that reach `floor`; a lone token attends to nothing worth showing.
+
+        Raises:
+            InvalidRequest: The layer has no such head.
+        """
+        heads = row.attention(self.question.layer).pattern[row.number]
+        if not 0 <= self.question.head < len(heads):
+            raise InvalidRequest(f"Invalid head: {self.question.head}. Must be in [0, {len(heads)}).")
+        pattern = heads[self.question.head, : row.length, : row.length].float()
         if row.length < 2:
             pattern = pattern[:0, :0]
         kept = torch.zeros_like(pattern, dtype=torch.bool)

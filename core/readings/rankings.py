@@ -33,7 +33,7 @@ class TopFeaturesReader:
         if chosen is None:
             self._rank(source, encoding, None)
         else:
-            self._rank(source, encoding[:, chosen], torch.tensor(chosen))
+            self._rank(source, encoding[:, chosen], torch.tensor(chosen, dtype=torch.long))
 
     def finish(self, row: Row) -> TopFeaturesAnswer:
         """The best features, with DFA for those of attention sources."""

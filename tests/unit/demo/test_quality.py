@@ -84,7 +84,7 @@ def test_named_features_fire_on_what_the_card_claims(measured, saes, seen, label
     assert measured["features"]
     for feature in measured["features"]:
         with torch.no_grad():
-            fired = saes[feature["layer"]].encode(seen.at["resid_post", feature["layer"]]) > 0
+            fired = saes[feature["layer"]].encode(seen.at["resid_post", feature["layer"]]) > feature["cut"]
         precision, recalled = score(fired, labels)
         concept = labels.names.index(feature["concept"])
         assert precision[concept, feature["index"]] >= feature["precision"] - 0.15, feature["concept"]
@@ -102,7 +102,7 @@ def test_a_language_feature_is_rare_in_the_other_languages(name, measured, saes,
     with torch.no_grad():
         encoded = saes[feature["layer"]].encode(seen.at["resid_post", feature["layer"]])[:, feature["index"]]
     columns = {other: labels.names.index(other) for other in LANGUAGE_CONCEPTS.values()}
-    rate = {other: (encoded[labels.holds[:, c]] > 0).float().mean().item() for other, c in columns.items()}
+    rate = {other: (encoded[labels.holds[:, c]] > feature["cut"]).float().mean().item() for other, c in columns.items()}
     assert rate[name] >= 0.6
     assert all(rate[other] <= 0.3 for other in rate if other != name)
 

@@ -195,4 +195,4 @@ def test_the_shape_and_size_are_those_of_the_weights(gpt2: EagerModel, hf_gpt2: 
 @pytest.mark.parametrize("layer", [-1, N_LAYERS, 1000])
 def test_a_layer_that_is_not_there_is_refused_with_the_range(layer: int) -> None:
     with pytest.raises(InvalidRequest, match=rf"Invalid layer: {layer}\. Must be in \[0, {N_LAYERS}\)\."):
-        eager_model("llama").check_layer(layer)
+        eager_model("llama").check_attention(layer)
