@@ -8,6 +8,7 @@ The saved weights need no care: input scaling and decoder norms are folded in, `
 every decoder row has norm 1, so a steering strength is a length in the residual stream.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,8 +152,9 @@ def concept_directions(activations: Tensor, labels: Labels) -> Tensor:
 
 
 def save_sae(sae: MatryoshkaBatchTopKTrainingSAE, folder: Path) -> None:
-    """Write the JumpReLU form in SAELens' on-disk format."""
-    sae.save_inference_model(folder)
+    """Write the JumpReLU form in SAELens' on-disk format, keys in order: SAELens' own order changes from run to run."""
+    _, cfg = sae.save_inference_model(folder)
+    cfg.write_text(json.dumps(json.loads(cfg.read_text("utf-8")), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_sae(folder: Path) -> SAE:  # pyright: ignore[reportMissingTypeArgument, reportUnknownParameterType]

@@ -6,7 +6,7 @@ sinks and scaling included), and everywhere else the usual function. Other passe
 """
 
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -55,12 +55,12 @@ def readable_attention(hook_points: HookPoints, layer: int) -> nn.Module:
 
 @contextmanager
 def recording_attention(
-    model: nn.Module,
+    model: Any,
     hook_points: HookPoints,
     layers: Collection[int],
     into: dict[int, AttentionReading],
     done: Callable[[], None],
-) -> Iterator[None]:
+) -> Generator[None]:
     """While active, a forward pass of `model` stores what `layers` attend to and calls `done` after each of them.
 
     Raises:
@@ -73,14 +73,14 @@ def recording_attention(
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     layer_of = {readable_attention(hook_points, layer): layer for layer in layers}
-    config: Any = model.config.get_text_config()  # pyright: ignore[reportCallIssue]
+    config = model.config.get_text_config()
     usual = config._attn_implementation
 
     def attend(module: nn.Module, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
         eager = _eager_attention(module)
         layer = layer_of.get(module)
         if layer is None or eager is None:
-            usual_attention: Any = ALL_ATTENTION_FUNCTIONS.get_interface(usual, eager)
+            usual_attention: Any = ALL_ATTENTION_FUNCTIONS.get_interface(usual, eager)  # pyright: ignore[reportArgumentType]
             return usual_attention(module, query, key, value, mask, **kwargs)
         output, pattern = eager(module, query, key, value, mask, **kwargs)
         into[layer] = AttentionReading(pattern, value)
