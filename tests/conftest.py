@@ -13,6 +13,8 @@ import pytest
 
 _HUB_ROOT = Path(tempfile.mkdtemp(prefix="rayscope-hub-"))
 os.environ.update(HF_HOME=str(_HUB_ROOT), HF_HUB_CACHE=str(_HUB_ROOT / "hub"), HF_HUB_OFFLINE="1")
+# For tiny tensors a second thread is five times the work: it spins.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
