@@ -3,8 +3,10 @@
     per round:  limit (c) -> peer (a) -> Rayscope -> interp-engine (b)       one at a time, nothing else running
 
 Rounds interleave what is compared, so that a machine that grows slower during the run does not favour one side; medians
-over rounds are compared. Before Rayscope is measured, its answers are compared with the peer's. A run writes
-`results/activations.json`; `python -m benchmarks.report` makes the README's tables from it.
+over rounds are compared. Before Rayscope is measured, its answers are compared with the peer's. A run takes about 40
+minutes on two quiet cores (`--quick`: about 5) and writes `results/activations.json`; `python -m benchmarks.report`
+makes the README's tables from it. On a machine that is busy with anything else the figures mean nothing: torch's
+threads wait for each other by spinning, so a process that loses a core slows down tenfold.
 """
 
 import json
@@ -36,6 +38,7 @@ from benchmarks.world import build_world, hub_variables, read_prompts
 RESULTS = Path(__file__).parent / "results" / "activations.json"
 _COMPARED = 16
 _BUSY_PERCENT = 15.0
+_EVERY_SAE = ROUTES["all, 12 sources"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ class Run:
         routes: dict[str, Any] = {}
         with start() as server:
             with self.show(f"{name}: started"):
+                # Loading SAEs goes on behind the first answer; this one needs all of them.
+                server.answer(_EVERY_SAE.path, _EVERY_SAE.body(0, self.prompts[0]))
                 for route in map(ROUTES.__getitem__, self.plan.routes):
                     check(server, route)
             for route in map(ROUTES.__getitem__, self.plan.routes):

@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 _POLL_S = 0.25
+_WEIGH_EVERY_S = 2.0
 _STOP_TIMEOUT_S = 90.0
 _START_TIMEOUT_S = 600.0
 _LOG_TAIL = 30
@@ -68,7 +69,6 @@ class Server:
         except BaseException:
             self._stop()
             raise
-        self.start_s = time.monotonic() - began_s
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,15 +92,19 @@ class Server:
 
     def _wait_for_answer(self, began_s: float) -> None:
         path, body = self._first
+        weighed_s = began_s
         while time.monotonic() - began_s < _START_TIMEOUT_S:
             if self._process.poll() is not None:
                 raise RuntimeError(f"the server ended with status {self._process.returncode}:\n{self._tail()}")
             try:
                 self.answer(path, body)
+                self.start_s = time.monotonic() - began_s
                 self.weigh()
                 return
             except httpx.HTTPError:
-                self.weigh()
+                if time.monotonic() - weighed_s > _WEIGH_EVERY_S:
+                    self.weigh()
+                    weighed_s = time.monotonic()
                 time.sleep(_POLL_S)
         raise RuntimeError(f"the server did not answer:\n{self._tail()}")
 

@@ -109,9 +109,7 @@ def serve(
             os.environ["SECRET"] = secret
         raise typer.Exit(launch(document, _CONSOLE))
     except (RayscopeError, ValidationError) as error:
-        for line, style in ((str(error), "red"), (getattr(error, "hint", None), None)):
-            if line:
-                _CONSOLE.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+        _CONSOLE.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 

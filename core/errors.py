@@ -25,7 +25,7 @@ class RayscopeError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return self.message
+        return self.message if self.hint is None else f"{self.message} {self.hint}"
 
 
 class InvalidRequest(RayscopeError):

@@ -4,6 +4,7 @@
 with eager attention and its own hooks, and encodes all positions and features with the SAE's own `encode`.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -143,7 +144,9 @@ class Gpt2WithSaes:
         saes: dict[str, Any] = {}
         for source in RES_JB:
             hook = f"blocks.{source.split('-')[0]}.hook_resid_pre"
-            saes[source] = SAE.from_pretrained("gpt2-small-res-jb", hook, device="cpu")
+            with warnings.catch_warnings():  # SAELens advises to load the model otherwise
+                warnings.simplefilter("ignore", UserWarning)
+                saes[source] = SAE.from_pretrained("gpt2-small-res-jb", hook, device="cpu")
         for source in LOCAL:
             saes[source] = SAE.load_from_disk(self.folder / source.split("-", 1)[1] / source, device="cpu")
             if LOCAL[source][0] not in ("topk", "abstopk", "temporal"):

@@ -118,6 +118,7 @@ def test_hook_z_saes_take_heads_concatenated(tmp_path: Path) -> None:
     torch.testing.assert_close(load_sae(source, dtype="float32").encode(activations()), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:\\s*This SAE has non-empty")
 def test_a_published_sae_loads_from_the_hub_in_decoder_norm_units(hub: Path) -> None:
     from sae_lens import SAE
 
