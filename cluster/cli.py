@@ -110,6 +110,8 @@ def serve(
         raise typer.Exit(launch(document, _CONSOLE))
     except (RayscopeError, ValidationError) as error:
         _CONSOLE.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        if isinstance(error, RayscopeError) and error.hint:
+            _CONSOLE.print(error.hint, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 

@@ -23,9 +23,11 @@ class RayscopeError(Exception):
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
+        if hint is not None:
+            self.add_note(hint)  # tracebacks in logs show it too
 
     def __str__(self) -> str:
-        return self.message if self.hint is None else f"{self.message} {self.hint}"
+        return self.message
 
 
 class InvalidRequest(RayscopeError):

@@ -18,8 +18,8 @@ from deployments.gateway.directory import Directory
 from deployments.gateway.door import check_secret
 
 TIMEOUT_HEADER = "x-request-timeout-seconds"
-_MARGIN_S = 0.25
-_MARGIN_SHARE = 0.1
+_MARGIN_S = 1.0
+_MARGIN_SHARE = 0.25
 
 
 class Desk:

@@ -45,8 +45,8 @@ def test_an_error_is_the_same_on_the_other_side(cls: type[RayscopeError], hint: 
     error = cls("Text too long: 41 tokens, max is 40", hint)
     returned = pickle.loads(pickle.dumps(error, protocol))
     assert type(returned) is cls
-    assert (returned.message, returned.hint, str(returned)) == (error.message, hint, str(error))
-    assert str(error) == (f"{error.message} {hint}" if hint else error.message)
+    assert (returned.message, returned.hint, str(returned)) == (error.message, hint, error.message)
+    assert getattr(returned, "__notes__", []) == ([hint] if hint else [])
     assert (returned.status, returned.code) == (error.status, error.code)
     assert returned.args == error.args
     assert vars(returned) == vars(error)

@@ -156,7 +156,7 @@ def test_a_model_that_sleeps_answers_late_or_says_so_in_time(cluster: RunningClu
     deploy(build_model_app, ModelAppArgs.model_validate(args), "sleeper", None)
     assert replicas("sleeper", "Runner") == 0
     body = {"prompts": ["Hi"], "model": "gemma-2-2b-it", "layers": [0]}
-    late = cluster.post("/v1/activation/raw", body, **{"x-request-timeout-seconds": "1"})
+    late = cluster.post("/v1/activation/raw", body, **{"x-request-timeout-seconds": "3"})
     assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
     assert cluster.post("/v1/activation/raw", body).status_code == 200
     serve.delete("sleeper")

@@ -277,7 +277,7 @@ def test_a_chat_over_the_limit_is_refused_with_both_numbers() -> None:
     assert len(render_chat(CHATS["chatml"], [USER], max_tokens=n_tokens).tokens) == n_tokens
     with pytest.raises(InvalidRequest) as refusal:
         render_chat(CHATS["chatml"], [USER], max_tokens=n_tokens - 1)
-    assert str(refusal.value) == f"Rendered chat too long: {n_tokens} tokens, max is {n_tokens - 1}"
+    assert refusal.value.message == f"Rendered chat too long: {n_tokens} tokens, max is {n_tokens - 1}"
 
 
 def test_a_partition_cuts_where_a_message_closes() -> None:

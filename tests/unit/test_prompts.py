@@ -173,7 +173,7 @@ def test_a_text_at_the_limit_passes_and_one_token_more_does_not() -> None:
     assert len(tokenizer.bos_prompt(SENTENCE, TokenLimit(n_tokens))) == n_tokens
     with pytest.raises(InvalidRequest) as refusal:
         tokenizer.bos_prompt(SENTENCE, TokenLimit(n_tokens - 1, suffix=" for batch requests"))
-    assert str(refusal.value) == f"Text too long: {n_tokens} tokens, max is {n_tokens - 1} for batch requests"
+    assert refusal.value.message == f"Text too long: {n_tokens} tokens, max is {n_tokens - 1} for batch requests"
 
 
 @every

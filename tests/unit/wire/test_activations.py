@@ -53,7 +53,7 @@ def test_half_a_pair_next_to_a_whole_one_is_tolerated() -> None:
 def test_neither_and_both_are_refused_in_the_peers_words(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         single(**fields).target()
-    assert str(refusal.value) == "Invalid request data: exactly one of layer/index or vector must be provided"
+    assert refusal.value.message == "Invalid request data: exactly one of layer/index or vector must be provided"
 
 
 def test_an_empty_vector_is_refused() -> None:
@@ -150,10 +150,10 @@ def test_raw_reads_the_residual_stream_at_the_last_token_only() -> None:
     ActivationRawRequest(prompts=["a"]).check(16)
     with pytest.raises(InvalidRequest) as refusal:
         ActivationRawRequest(prompts=["a"], hook_point="mlp").check(16)
-    assert str(refusal.value) == "Unsupported hook_point 'mlp'. Only 'residual_stream' is supported."
+    assert refusal.value.message == "Unsupported hook_point 'mlp'. Only 'residual_stream' is supported."
     with pytest.raises(InvalidRequest) as refusal:
         ActivationRawRequest(prompts=["a"], type="mean").check(16)
-    assert str(refusal.value) == "Unsupported type 'mean'. Only 'final_output_token' is supported."
+    assert refusal.value.message == "Unsupported type 'mean'. Only 'final_output_token' is supported."
     with pytest.raises(InvalidRequest, match=r"^Batch size 17 exceeds maximum of 16$"):
         ActivationRawRequest(prompts=["a"] * 17).check(16)
 
@@ -164,7 +164,7 @@ def test_raw_layers_are_ascending_without_repeats_and_all_by_default() -> None:
     assert ActivationRawRequest(prompts=["a"]).wanted_layers(3) == (0, 1, 2)
     with pytest.raises(InvalidRequest) as refusal:
         ActivationRawRequest(prompts=["a"], layers=[4, 0, -1]).wanted_layers(4)
-    assert str(refusal.value) == "Layers [-1, 4] are out of range; this model has 4 layers (0-3)."
+    assert refusal.value.message == "Layers [-1, 4] are out of range; this model has 4 layers (0-3)."
 
 
 def test_loose_routes_coerce() -> None:
@@ -180,7 +180,7 @@ def test_a_head_has_to_exist() -> None:
     ask(3, 1)
     with pytest.raises(InvalidRequest) as refusal:
         ask(4, 0)
-    assert str(refusal.value) == "Invalid layer: 4. Must be in [0, 4)."
+    assert refusal.value.message == "Invalid layer: 4. Must be in [0, 4)."
     with pytest.raises(InvalidRequest, match="Invalid head: -1"):
         ask(0, -1)
 

@@ -32,7 +32,7 @@ def test_neighbours_of_a_feature_or_of_a_vector() -> None:
 def test_neither_and_both_are_refused_in_the_peers_words(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         neighbours(**fields).query()
-    assert str(refusal.value) == "Invalid request data: exactly one of feature or vector must be provided"
+    assert refusal.value.message == "Invalid request data: exactly one of feature or vector must be provided"
 
 
 def test_an_empty_vector_is_refused() -> None:
