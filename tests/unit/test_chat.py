@@ -239,7 +239,7 @@ def test_variables_reach_the_template() -> None:
     ],
 )
 def test_a_caller_cannot_change_more_than_variables(key: str) -> None:
-    with pytest.raises(InvalidRequest, match=f"not {key}$"):
+    with pytest.raises(InvalidRequest, match=f"not {key}"):
         render_chat(CHATS["chatml"], [USER], True, {key: "{{ 1 }}"})
 
 
@@ -255,7 +255,7 @@ def test_a_template_runs_in_a_sandbox() -> None:
 
 
 def test_what_the_template_refuses_is_the_clients_mistake() -> None:
-    with pytest.raises(InvalidRequest, match=r"^Failed to apply chat template: System role not supported$"):
+    with pytest.raises(InvalidRequest, match=r"^Failed to apply chat template: System role not supported"):
         render_chat(CHATS["gemma"], [SYSTEM, USER])
 
 

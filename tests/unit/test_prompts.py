@@ -181,7 +181,7 @@ def test_megabytes_are_refused_without_being_tokenised(name: str) -> None:
     tokenizer = TOKENIZERS[name]
     text = "The cat sleeps on the mat. " * 400_000
     start = perf_counter()
-    with pytest.raises(InvalidRequest, match=r"^Text too long: \d+ tokens, max is 200$"):
+    with pytest.raises(InvalidRequest, match=r"^Text too long: \d+ tokens, max is 200"):
         tokenizer.bos_prompt(text, TokenLimit(200))
     assert perf_counter() - start < 1  # all of it takes tens of seconds
 

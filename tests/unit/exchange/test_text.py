@@ -45,7 +45,7 @@ def test_a_tokenizer_without_bos_prepends_none(front_without_bos: Front, tokens:
 def test_a_text_may_be_as_long_as_the_limit_and_no_longer(front: Front) -> None:
     assert len(front.compute(tokenize, {"model": "m", "text": prompt_of(TOKEN_LIMIT)})["tokens"]) == TOKEN_LIMIT
     for text, n_tokens in ((prompt_of(TOKEN_LIMIT + 1), r"41"), ("The quick brown fox. " * 50_000, r"\d+")):
-        with pytest.raises(InvalidRequest, match=rf"^Text too long: {n_tokens} tokens, max is {TOKEN_LIMIT}$"):
+        with pytest.raises(InvalidRequest, match=rf"^Text too long: {n_tokens} tokens, max is {TOKEN_LIMIT}"):
             front.compute(tokenize, {"model": "m", "text": text})
 
 
