@@ -30,6 +30,7 @@ from benchmarks.agreement import difference
 from benchmarks.cluster import peer, rayscope, rayscope_demo
 from benchmarks.load import measure
 from benchmarks.machine import machine_facts
+from benchmarks.report import tables
 from benchmarks.server import Server
 from benchmarks.summary import judge, summarise
 from benchmarks.workload import ROUTES, Route
@@ -131,8 +132,8 @@ class Run:
                 raise RuntimeError(f"{route.name}: peer and Rayscope do not agree: {differs}")
 
 
-def run(plan: Plan, console: Console) -> dict[str, Any]:
-    """Measures everything and returns what is written.
+def run(plan: Plan, console: Console, keep: Callable[[dict[str, Any]], None]) -> None:
+    """Measures everything; hands what is known to `keep` after each round, so that a late failure costs one round.
 
     Raises:
         RuntimeError: A server did not start, or two disagreed.
@@ -148,18 +149,21 @@ def run(plan: Plan, console: Console) -> dict[str, Any]:
         task = progress.add_task("", total=plan.steps)
         one = Run(plan, lambda text: _Step(progress, task, text), Path(folder), missing)
         demo = one.demo()
-        rounds = [one.round() for _ in range(plan.rounds)]
-    summary = summarise(rounds)
-    settings = {key: value for key, value in asdict(plan).items()} | {"threads": rounds[0]["limit"]["threads"]}
-    return {
-        "machine": facts,
-        "settings": settings,
-        "interp_engine": {"version": interp_engine.VERSION, "missing": missing},
-        "demo": demo,
-        "summary": summary,
-        "aims": judge(summary),
-        "rounds": rounds,
-    }
+        rounds: list[dict[str, Any]] = []
+        for _ in range(plan.rounds):
+            rounds.append(one.round())
+            summary = summarise(rounds)
+            keep(
+                {
+                    "machine": facts,
+                    "settings": asdict(plan) | {"rounds": len(rounds), "threads": rounds[0]["limit"]["threads"]},
+                    "interp_engine": {"version": interp_engine.VERSION, "missing": missing},
+                    "demo": demo,
+                    "summary": summary,
+                    "aims": judge(summary),
+                    "rounds": rounds,
+                }
+            )
 
 
 class _Step(AbstractContextManager[None]):
@@ -174,6 +178,10 @@ class _Step(AbstractContextManager[None]):
 
     def __exit__(self, *_: object) -> None:
         self._progress.advance(self._task)
+
+
+def _write(output: Path, result: dict[str, Any]) -> None:
+    output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def _weight(server: Server) -> dict[str, Any]:
@@ -207,12 +215,9 @@ def main(
     unknown = sorted(set(plan.routes) - set(ROUTES))
     if unknown:
         raise typer.BadParameter(f"unknown routes {unknown}; there are {list(ROUTES)}")
-    result = run(plan, console)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
-    from benchmarks.report import tables
-
-    console.print(tables(result), markup=False, highlight=False)
+    run(plan, console, lambda result: _write(output, result))
+    console.print(tables(json.loads(output.read_text())), markup=False, highlight=False)
     console.print(f"Written to {output}. `python -m benchmarks.report` puts these tables into the README.")
 
 

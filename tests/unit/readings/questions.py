@@ -243,6 +243,7 @@ def one_of_each(tokens: Sequence[int]) -> list[Question]:
     ids = tuple(tokens)
     return [
         *(FeatureQuestion(ids, source, 5, dfa=source in ATTENTION_SOURCES) for source in EVERY_SOURCE),
+        *(FeatureQuestion(ids, source, 8, (0,), True, True) for source in sorted(ATTENTION_SOURCES)),
         VectorQuestion(ids, "blocks.3.hook_resid_post", tuple(0.01 * n for n in range(D_MODEL))),
         TopFeaturesQuestion(ids, EVERY_SOURCE, 25, silent_positions=(0,), dfa_sources=ATTENTION_SOURCES),
         TopFeaturesQuestion(ids, ("2-res-jb", "1-mix"), 9, sort_positions=(1,), feature_filter=(70, 3, 40)),
