@@ -32,7 +32,7 @@ class RunningCluster:
         return httpx.get(f"{self.url}{path}", timeout=60)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(hub: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     from deployments.app import build_gateway, build_model_app
 
