@@ -189,6 +189,10 @@ class PromptTokenizer:
         """Each id decoded alone, leading space kept, nothing cleaned up."""
         return tuple(self._string(id_) for id_ in ids)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a sequence of tokens, special tokens kept, nothing cleaned up."""
+        return self._backend.decode(list(ids), skip_special_tokens=False)
+
     def is_special(self, ids: Sequence[int]) -> tuple[bool, ...]:
         """For each id, whether it is BOS, EOS, padding, or another token that the tokenizer calls special."""
         return tuple(id_ in self._special_ids for id_ in ids)
