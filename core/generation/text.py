@@ -15,13 +15,17 @@ class GrowingText:
 
     Args:
         tokenizer: The model's tokenizer.
+        prompt: Token ids before it. Decoders that strip a sequence's first space must not strip ours.
         hidden_ids: Tokens that are left out of the text, wherever they stand.
     """
 
-    def __init__(self, tokenizer: PromptTokenizer, hidden_ids: Iterable[int] = ()) -> None:
+    def __init__(self, tokenizer: PromptTokenizer, prompt: Sequence[int], hidden_ids: Iterable[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._hidden = frozenset(hidden_ids)
         self._ids: list[int] = []
+        before = tokenizer.decode(prompt[-1:])
+        self._anchor = [] if _INCOMPLETE in before else list(prompt[-1:])
+        self._skipped = len(before) if self._anchor else 0
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -35,5 +39,5 @@ class GrowingText:
     def read(self, *, final: bool = False) -> str:
         """The text so far; `final` also shows a last character that never became whole."""
         shown = [id_ for id_ in self._ids if id_ not in self._hidden]
-        text = self._tokenizer.decode(shown)
+        text = self._tokenizer.decode([*self._anchor, *shown])[self._skipped :]
         return text if final else text.rstrip(_INCOMPLETE)
