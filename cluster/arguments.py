@@ -56,6 +56,11 @@ class RunnerArgs(_Arguments):
     batch_tokens: int = Field(4096, ge=1, description="Tokens of one forward pass, padding included.")
     batch_entries: int = Field(64, ge=1, description="Prompts of one forward pass.")
     max_queued_tokens: int = Field(65536, ge=1, description="Tokens that may wait in a replica before it answers 429.")
+    generation_rows: int = Field(32, ge=1, description="Texts that one replica writes at once.")
+    generation_cache_tokens: int = Field(
+        16384, ge=1, description="Positions that the cache of those texts may hold, padding included."
+    )
+    max_waiting_texts: int = Field(256, ge=1, description="Texts that may wait in a replica before it answers 429.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -80,6 +85,9 @@ class ModelAppArgs(_Arguments):
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Device of every Runner.")
     token_limit: int = Field(200, ge=1, description="Tokens of one prompt, BOS included.")
+    generation_limit: int = Field(
+        4096, ge=2, description="Tokens of a prompt and its completion; never more than the model's positions."
+    )
     batch_limit: int = Field(4, ge=1, description="Prompts of one batch request.")
     max_num_results: int = Field(1000, ge=1, description="Features that one request may ask for.")
     runners: list[RunnerArgs] = Field(

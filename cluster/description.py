@@ -21,14 +21,20 @@ def describe(args: ModelAppArgs) -> ModelDescription:
     """
     names = find_model(args.model)
     weights = args.weights or names.weights
+    shape = _shape(weights, args.revision)
     return ModelDescription(
         names=names,
         weights=weights,
         revision=args.revision,
         dtype=args.model_dtype,
         device=args.device,
-        shape=_shape(weights, args.revision),
-        limits=Limits(args.token_limit, args.batch_limit, args.max_num_results),
+        shape=shape,
+        limits=Limits(
+            token_limit=args.token_limit,
+            generation_limit=min(args.generation_limit, shape.max_positions),
+            batch_limit=args.batch_limit,
+            max_num_results=args.max_num_results,
+        ),
         runners=tuple(_describe_runner(args.model, runner) for runner in args.runners),
     )
 

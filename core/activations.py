@@ -11,7 +11,7 @@ names at most one SAE.
 import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Self
 
 from core.batching import Batcher, BatchLimits
@@ -21,15 +21,17 @@ from core.device import DeviceExecutor
 from core.engine.model import EagerModel
 from core.errors import TooLarge
 from core.metrics import NULL_METRICS, MetricSink
-from core.questions import Lookup, Question, TopFeaturesQuestion, sources_of
+from core.questions import Floats, Lookup, Question, TopFeaturesQuestion, sources_of
 from core.ranking import merge_rankings
 from core.readings.batch import answer_batch, answer_lookup
 from core.readings.reader import Saes
 from core.residency import Residency, ResidencyStats
+from core.saes.decoder_rows import load_row
 from core.saes.encoder import LoadedSae
 from core.saes.store import SaeStore
 
 _Asked = tuple[Question, Saes]
+_ROW_TIMEOUT_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,6 +100,17 @@ class ActivationEngine:
         async with self._residency.lease(sources_of(lookup), deadline) as saes, deadline.limit():
             return await self._device.run(answer_lookup, lookup, saes)
 
+    def lease(self, sources: Sequence[str], deadline: Deadline) -> AbstractAsyncContextManager[Saes]:
+        """Keeps SAEs in memory for as long as the context is open."""
+        return self._residency.lease(sources, deadline)
+
+    async def decoder_row(self, source: Source, index: int) -> Floats:
+        """Decoder row of a feature, through the resident SAE; of a source of another replica, through its files."""
+        if source.id not in self._sources:
+            return await load_row(source, index)
+        async with self._residency.lease([source.id], Deadline.after(_ROW_TIMEOUT_S)) as saes:
+            return await self._device.run(_copy_row, saes[source.id], index)
+
     async def preload(self, deadline: Deadline) -> list[str]:
         """Loads sources in their order until the next one does not fit; returns what is resident."""
         wanted: list[str] = []
@@ -160,8 +173,14 @@ class ActivationEngine:
         return await self._device.run(answer_batch, self._model, asked)
 
 
+def _copy_row(sae: LoadedSae, index: int) -> Floats:
+    return sae.sae.W_dec[index].float().cpu().numpy().copy()
+
+
 def default_sae_budget_bytes(device: str, fraction: float, model_bytes: int) -> int:
     """Memory for SAEs when the configuration names none: what the model leaves, less room to work in.
+
+    `model_bytes` counts the weights and the cache that generating may fill.
 
     On a GPU the share is `fraction` of the card, of which 15 % stay free for activations and the allocator. On a CPU
     it is half of the memory that is available now.

@@ -129,6 +129,9 @@ BATCH_OUTCOMES: Final = Counter(
     ("outcome",),
 )
 
+GENERATION_ROWS: Final = Gauge("rayscope_generation_rows", "Texts being written.")
+GENERATION_TOKENS: Final = Counter("rayscope_generation_tokens_total", "Tokens generated.")
+
 RESIDENCY_HITS: Final = Counter("rayscope_residency_hits_total", "SAEs found on the device.")
 RESIDENCY_MISSES: Final = Counter("rayscope_residency_misses_total", "SAEs that a request had to wait for.")
 RESIDENCY_EVICTIONS: Final = Counter("rayscope_residency_evictions_total", "SAEs taken off the device.")

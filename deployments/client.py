@@ -11,7 +11,7 @@ several Runners and merges it exactly, retries once on another replica when one 
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Self
 
 from ray import serve
@@ -22,8 +22,9 @@ from ray.serve.handle import DeploymentHandle
 from core.catalogue.catalogue import weights_location
 from core.catalogue.description import ModelDescription
 from core.deadline import Deadline
-from core.errors import Overloaded, RayscopeError, Unavailable
+from core.errors import InvalidRequest, Overloaded, RayscopeError, Unavailable
 from core.exchange.served import ServedModel
+from core.generation.requests import Continuation, Growth
 from core.prompts import PromptTokenizer
 from core.questions import (
     EncoderVectorAnswer,
@@ -119,6 +120,25 @@ class ModelClient:
         """Answers a lookup of `core.questions`."""
         return await self._call(self._runner_of(lookup.source), deadline, "look_up", lookup, deadline)
 
+    async def generate(self, continuations: Sequence[Continuation], deadline: Deadline) -> list[Growth]:
+        """Whole texts, one per continuation, in order."""
+        return await self._call(self._writer_of(continuations), deadline, "generate", list(continuations), deadline)
+
+    async def stream(self, continuations: Sequence[Continuation], deadline: Deadline) -> AsyncGenerator[list[Growth]]:
+        """Texts as they grow; closing the generator stops the work."""
+        handle = self._handle(self._writer_of(continuations)).options(stream=True)
+        parts: Any = handle.stream.remote(list(continuations), deadline)
+        try:
+            while True:
+                try:
+                    async with deadline.limit():
+                        growths = await _awaited(parts, anext(parts))
+                except StopAsyncIteration:
+                    return
+                yield growths
+        finally:
+            parts.cancel()
+
     async def report(self, runner: str, deadline: Deadline) -> dict[str, Any]:
         """What one replica of a Runner holds and how busy it is."""
         return await self._call(runner, deadline, "report")
@@ -138,6 +158,14 @@ class ModelClient:
         parts = [answers[0] for answers in await asyncio.gather(*calls)]
         return merge_rankings(parts, question.sources, question.k)
 
+    def _writer_of(self, continuations: Sequence[Continuation]) -> str:
+        """The Runner that holds the SAE of a condition, or the first: single decoder rows every one can read."""
+        conditions = {one.steering.condition.source for one in continuations if one.steering and one.steering.condition}
+        runners = {self._runner_of(source) for source in conditions}
+        if len(runners) > 1:
+            raise InvalidRequest("The conditions of one request belong to several Runners", "Ask one by one.")
+        return runners.pop() if runners else self.description.runners[0].name
+
     def _runner_of(self, source: str) -> str:
         return self.description.runner_of(source)
 
@@ -149,7 +177,7 @@ class ModelClient:
     async def _call(self, runner: str, deadline: Deadline, method: str, *arguments: Any) -> Any:
         remote: Any = getattr(self._handle(runner), method).remote
         async with deadline.limit():
-            return await _retried(lambda: _awaited(remote(*arguments)))
+            return await _retried(lambda: asked(remote(*arguments)))
 
 
 async def _retried(call: Callable[[], Awaitable[Any]]) -> Any:
@@ -163,10 +191,15 @@ async def _retried(call: Callable[[], Awaitable[Any]]) -> Any:
             raise Unavailable("Two replicas in a row died while answering.", "Try again later.") from None
 
 
-async def _awaited(response: Any) -> Any:
-    """Waits for a handle's response; whoever stops waiting also stops the work."""
+async def asked(response: Any) -> Any:
+    """The answer of a handle's call, or the error of ours that it failed with."""
+    return await _awaited(response, response)
+
+
+async def _awaited(response: Any, part: Awaitable[Any]) -> Any:
+    """Waits for a handle's response, or the next part of one; whoever stops waiting also stops the work."""
     try:
-        return await response
+        return await part
     except asyncio.CancelledError:
         response.cancel()
         raise

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from cluster.arguments import RunnerArgs
@@ -10,6 +12,7 @@ from core.catalogue.catalogue import weights_location
 from core.catalogue.description import ModelDescription
 from core.deadline import Deadline
 from core.device import DeviceExecutor, limit_memory, resolve_device
+from core.generation.requests import Continuation, Growth
 from core.questions import Lookup, Question
 from deployments.metrics import RayMetrics
 
@@ -25,7 +28,7 @@ class Runner:
         limit_memory(args.num_gpus or 1.0, self._device_name)
         self._metrics = RayMetrics()
         self._device = DeviceExecutor(self._device_name, metrics=self._metrics)
-        self._engine = await self._load(description, args)
+        self._engine, self._generation = await self._load(description, args)
         self._preload = (
             asyncio.create_task(self._engine.preload(Deadline.after(_PRELOAD_TIMEOUT_S))) if args.preload else None
         )
@@ -38,9 +41,23 @@ class Runner:
         """Answers what SAE weights alone can tell."""
         return await self._engine.look_up(lookup, deadline)
 
+    async def generate(self, continuations: list[Continuation], deadline: Deadline) -> list[Growth]:
+        """Whole texts, in order; see `core.generation.requests`."""
+        return await self._generation.generate(continuations, deadline)
+
+    async def stream(self, continuations: list[Continuation], deadline: Deadline) -> AsyncGenerator[list[Growth]]:
+        """Texts as they grow."""
+        async with aclosing(self._generation.stream(continuations, deadline)) as parts:
+            async for growths in parts:
+                yield growths
+
     async def report(self) -> dict[str, Any]:
         """What this replica holds and how busy it is."""
-        return {"residency": self._engine.residency(), "queue_time_s": self._engine.queue_time_s()}
+        return {
+            "residency": self._engine.residency(),
+            "queue_time_s": self._engine.queue_time_s(),
+            "generating": self._generation.running,
+        }
 
     async def check_health(self) -> None:
         """Fails once the device or the batcher no longer works; Serve then replaces the replica."""
@@ -50,11 +67,15 @@ class Runner:
         """Drains on shutdown: Serve awaits this after the last request."""
         if self._preload is not None:
             self._preload.cancel()
+        await self._generation.aclose()
         await self._engine.aclose()
 
     async def _load(self, description: ModelDescription, args: RunnerArgs) -> Any:
         from core.activations import ActivationEngine, SaeBudget, default_sae_budget_bytes
         from core.engine.model import EagerModel
+        from core.generation.engine import GenerationEngine, GenerationLimits
+        from core.saes.decoder_rows import DecoderRows
+        from core.steering.directions import Directions
 
         if self._device_name == "cpu":
             import torch
@@ -68,14 +89,15 @@ class Runner:
             dtype=description.dtype,
             revision=description.revision,
         )
+        cache_bytes = model.cache_bytes(args.generation_cache_tokens)
         gib = args.sae_budget_gib
         budget_bytes = (
             int(gib * 2**30)
             if gib is not None
-            else default_sae_budget_bytes(self._device_name, args.num_gpus or 1.0, model.size_bytes())
+            else default_sae_budget_bytes(self._device_name, args.num_gpus or 1.0, model.size_bytes() + cache_bytes)
         )
         sources = next(runner.sources for runner in description.runners if runner.name == args.name)
-        return ActivationEngine(
+        engine = ActivationEngine(
             model,
             self._device,
             sources,
@@ -89,3 +111,17 @@ class Runner:
             ),
             metrics=self._metrics,
         )
+        generation = GenerationEngine(
+            model,
+            self._device,
+            Directions(DecoderRows(description.sources(), engine.decoder_row)),
+            engine.lease,
+            GenerationLimits(
+                max_rows=args.generation_rows,
+                budget_tokens=max(args.generation_cache_tokens, description.limits.generation_limit),
+                prefill_tokens=args.batch_tokens,
+                max_waiting=args.max_waiting_texts,
+            ),
+            self._metrics,
+        )
+        return engine, generation

@@ -114,7 +114,8 @@ def random_sae(architecture: str, d_in: int, d_sae: int, hook: str, seed: int, *
     config = _ARCHITECTURE_DEFAULTS.get(architecture, {}) | config
     if "transcoder" in architecture:
         config = {"d_out": d_in, "apply_b_dec_to_input": False} | config
-    metadata = SAEMetadata(model_name="tiny", hook_name=hook, hook_name_out=hook, sae_lens_version="6.54.12")
+    out = f"blocks.{hook.split('.')[1]}.hook_mlp_out" if "transcoder" in architecture else None
+    metadata = SAEMetadata(model_name="tiny", hook_name=hook, hook_name_out=out, sae_lens_version="6.54.12")
     sae: Any = sae_class(config_class(d_in=d_in, d_sae=d_sae, metadata=metadata, **config))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

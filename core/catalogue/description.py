@@ -15,11 +15,13 @@ class Limits:
 
     Attributes:
         token_limit: Tokens of a prompt, BOS included.
+        generation_limit: Tokens of a prompt and what is generated after it.
         batch_limit: Prompts of a batch request.
         max_num_results: Features that `all` may report.
     """
 
     token_limit: int
+    generation_limit: int
     batch_limit: int
     max_num_results: int
 

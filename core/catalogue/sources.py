@@ -41,6 +41,7 @@ class Source:
         d_in: Width of that activation.
         d_sae: Number of features.
         architecture: SAELens' name.
+        hook_name_out: Hook point that a transcoder predicts; None where the decoder writes what the encoder reads.
         extra_numbers: Weights beyond encoder, decoder and a few vectors, which only some architectures have.
         dfa: Whether direct feature attribution is offered: attention-output sets on `hook_z` only.
     """
@@ -53,6 +54,7 @@ class Source:
     d_in: int
     d_sae: int
     architecture: str
+    hook_name_out: str | None = None
     extra_numbers: int = 0
 
     @property
@@ -119,6 +121,7 @@ def _describe(
         d_in=config["d_in"],
         d_sae=config["d_sae"],
         architecture=config["architecture"],
+        hook_name_out=config["metadata"].get("hook_name_out") or config.get("hook_name_out"),
         extra_numbers=_extra_numbers(config),
     )
 

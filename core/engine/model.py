@@ -77,9 +77,42 @@ class EagerModel:
         ids = pad_right(prompts).to(self.device)
         return capture(self._model, self.hook_points, ids, names, attention_layers)
 
+    @property
+    def module(self) -> Any:
+        """The Hugging Face model."""
+        return self._model
+
+    def next_logits(
+        self, ids: torch.Tensor, positions: torch.Tensor, masks: Any, cache: Any, at: torch.Tensor
+    ) -> torch.Tensor:
+        """One pass to the end, for generating.
+
+        Args:
+            ids: New tokens of every row, `[batch, new]`.
+            positions: Their positions, `[batch, new]`.
+            masks: Attention masks as transformers takes them.
+            cache: A transformers cache, which gains the new tokens.
+            at: Which of the new tokens to give logits for, `[k]`.
+
+        Returns:
+            Logits `[batch, k, vocab]`.
+        """
+        return self._model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=masks,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=at,
+        ).logits
+
     def size_bytes(self) -> int:
         """Bytes of the weights."""
         return sum(parameter.nbytes for parameter in self._model.parameters())
+
+    def cache_bytes(self, positions: int) -> int:
+        """Bytes of the keys and values of so many positions."""
+        return self.shape.cache_bytes(positions, self.dtype.itemsize)
 
     def check_prompt(self, ids: Sequence[int]) -> None:
         """Refuses a prompt that no embedding holds. On a GPU it would cost the process, not only the request.

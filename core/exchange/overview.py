@@ -1,5 +1,7 @@
 """What a model says about itself on the wire: `/v1/models` and the peer's `/v1/capabilities`."""
 
+from collections.abc import Sequence
+
 from core.exchange.served import ServedModel
 from core.residency import ResidencyStats
 from core.wire.cluster import (
@@ -7,11 +9,21 @@ from core.wire.cluster import (
     Endpoints,
     Limits,
     ModelInfo,
+    ModelsResponse,
+    OpenAIModelInfo,
     RunnerInfo,
     SaeCache,
     SourceInfo,
     SourceSetInfo,
 )
+
+
+def models_listing(served: Sequence[ServedModel]) -> ModelsResponse:
+    """What is served."""
+    return ModelsResponse(
+        models=[model_info(model) for model in served],
+        data=[OpenAIModelInfo(id=model.description.names.id) for model in served],
+    )
 
 
 def model_info(model: ServedModel) -> ModelInfo:
@@ -52,6 +64,7 @@ def model_info(model: ServedModel) -> ModelInfo:
         ],
         limits=Limits(
             token_limit=description.limits.token_limit,
+            generation_limit=description.limits.generation_limit,
             batch_limit=description.limits.batch_limit,
             max_num_results=description.limits.max_num_results,
         ),
@@ -69,7 +82,7 @@ def capabilities(model: ServedModel, stats: ResidencyStats) -> CapabilitiesRespo
         backend="eager",
         device=description.device,
         max_concurrent_requests=sum(runner.max_ongoing_requests for runner in description.runners),
-        max_tokens=None,
+        max_tokens=description.limits.generation_limit,
         token_limit=description.limits.token_limit,
         lens_token_limit=description.limits.token_limit,
         activation_token_limit=description.limits.token_limit,
@@ -108,8 +121,8 @@ def capabilities(model: ServedModel, stats: ResidencyStats) -> CapabilitiesRespo
             activation_topk_by_token=has_sources,
             activation_attention=True,
             dfa=any(source.dfa for source in sources),
-            steer_completion=False,
-            steer_completion_chat=False,
+            steer_completion=True,
+            steer_completion_chat=bool(model.tokenizer.hf.chat_template),
             lens_logit=False,
             lens_jacobian=False,
             neurons=False,

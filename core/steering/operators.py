@@ -24,6 +24,7 @@ from core.steering.specification import Floats, HookPlace, Method
 if TYPE_CHECKING:
     import torch
 
+_LARGEST: Final = float(np.finfo(np.float32).max)
 COEFFICIENTS: Final = 5
 """Numbers of an operator besides its two directions: add, scale, clamp, low, high."""
 
@@ -67,7 +68,7 @@ class Operator:
         """
         if not np.isfinite(vector).all():
             raise InvalidRequest("Steering vector contains inf or nan values", "Send finite numbers.")
-        if not math.isfinite(coefficient) or abs(coefficient) > np.finfo(np.float32).max:
+        if not math.isfinite(coefficient) or abs(coefficient) > _LARGEST:
             raise InvalidRequest("The steering strength is too large", "Send a smaller strength or multiplier.")
         additive = method is Method.SIMPLE_ADDITIVE
         if not additive or normalize:

@@ -60,6 +60,12 @@ class HookPlace:
         return f"blocks.{self.layer}.{point}"
 
     @property
+    def depth(self) -> float:
+        """How far a forward pass has come when it gets here; only the order means anything."""
+        inside = {"resid_pre": 0.0, "attn.hook_z": 0.2, "hook_attn_out": 0.4, "hook_mlp_out": 0.8, "resid_post": 1.0}
+        return self.layer + inside[self.point]
+
+    @property
     def site(self) -> int | None:
         """Residual site, or None where the hook point is not on the residual stream."""
         if self.point == "resid_pre":

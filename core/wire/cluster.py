@@ -21,10 +21,35 @@ def _encodable(value: Any) -> Any:
 _Message: TypeAlias = Annotated[str, BeforeValidator(_encodable)]
 
 
+class JobsInfo(WireModel):
+    """Jobs of the serverless surface."""
+
+    completed: int = Field(description="Ended with an answer, since the job board started.")
+    failed: int = Field(description="Ended with an error, since the job board started.")
+    in_progress: int = Field(description="Being worked on.")
+    in_queue: int = Field(description="Waiting.")
+    retried: int = Field(default=0, description="Always 0: a job is tried once.")
+
+
+class WorkersInfo(WireModel):
+    """Replicas of the models' deployments."""
+
+    idle: int = Field(description="Ready, with no job for them.")
+    initializing: int = Field(description="Starting.")
+    ready: int = Field(description="Up.")
+    running: int = Field(description="Ready, with a job for them.")
+    throttled: int = Field(default=0, description="Always 0.")
+    unhealthy: int = Field(default=0, description="Always 0: an unhealthy replica is replaced, and then initializing.")
+
+
 class HealthResponse(WireModel):
-    """Answer of /health: the process is up, which says nothing about models."""
+    """Answer of /health: the process is up, which says nothing about models. Next to it the serverless counts."""
+
+    wire_case: ClassVar[Case | None] = "camel"
 
     status: str = Field(description="Always healthy.")
+    jobs: JobsInfo | None = Field(default=None, description="Serverless jobs; null while their board does not answer.")
+    workers: WorkersInfo | None = Field(default=None, description="What works on them, as last looked at.")
 
 
 class ReadyResponse(WireModel):
@@ -65,6 +90,7 @@ class Limits(WireModel):
     """How much one request may ask for."""
 
     token_limit: int = Field(description="Tokens in one prompt.")
+    generation_limit: int = Field(description="Tokens in one prompt and its completion.")
     batch_limit: int = Field(description="Prompts in one request.")
     max_num_results: int = Field(description="Features in one result.")
 
@@ -86,10 +112,23 @@ class ModelInfo(WireModel):
     limits: Limits = Field(description="How much one request to it may ask for.")
 
 
-class ModelsResponse(WireModel):
-    """Answer of /v1/models."""
+class OpenAIModelInfo(WireModel):
+    """One model as OpenAI's clients know it, in its snake_case keys."""
 
+    model_config = ConfigDict(alias_generator=None)
+
+    id: str = Field(description="Name to use in requests.")
+    object: Literal["model"] = Field(default="model", description="Always model.")
+    created: int = Field(default=0, description="Always 0: weights do not say when they were made.")
+    owned_by: str = Field(default="rayscope", description="Always rayscope.")
+
+
+class ModelsResponse(WireModel):
+    """Answer of /v1/models: the models, and the same list as OpenAI's clients read it."""
+
+    object: Literal["list"] = Field(default="list", description="Always list; for OpenAI's clients.")
     models: list[ModelInfo] = Field(description="The models, by name.")
+    data: list[OpenAIModelInfo] = Field(description="The same models as OpenAI's clients know them.")
 
 
 class _SnakeOnly(WireModel):
@@ -136,7 +175,7 @@ class CapabilitiesResponse(_SnakeOnly):
     backend: str = Field(description="Engine that runs it: eager or vllm.")
     device: str = Field(description="Kind of device that runs it.")
     max_concurrent_requests: int = Field(description="Requests worked on at once.")
-    max_tokens: int | None = Field(description="Prompt and completion together; null without generation.")
+    max_tokens: int | None = Field(description="Tokens of a prompt and its completion together.")
     token_limit: int = Field(description="Tokens in a prompt.")
     lens_token_limit: int = Field(description="Tokens in a prompt of the lens.")
     activation_token_limit: int = Field(description="Tokens in a prompt of the activation routes.")

@@ -238,8 +238,8 @@ def described(hub: Path, tmp_path: Path) -> ModelDescription:
         revision=None,
         dtype="float32",
         device="cpu",
-        shape=ModelShape(12, 4, 8, 32, 400, 256),
-        limits=Limits(100, 4, 100),
+        shape=ModelShape(12, 4, 4, 8, 32, 400, 256),
+        limits=Limits(100, 200, 4, 100),
         runners=(RunnerDescription("First", tuple(published), 8), RunnerDescription("Second", tuple(local), 8)),
     )
 

@@ -25,6 +25,7 @@ from tests.gpt2_with_saes import Gpt2WithSaes
 from tests.tiny_models import GPT2_ID
 
 TOKEN_LIMIT = 40
+GENERATION_LIMIT = 60
 BATCH_LIMIT = 4
 MAX_NUM_RESULTS = 200
 BOS = "<|endoftext|>"
@@ -80,7 +81,7 @@ def open_front(world: Gpt2WithSaes, tokenizer: Any) -> Iterator[Front]:
         dtype="float32",
         device="cpu",
         shape=ModelShape.from_config(world.hf.config),
-        limits=Limits(TOKEN_LIMIT, BATCH_LIMIT, MAX_NUM_RESULTS),
+        limits=Limits(TOKEN_LIMIT, GENERATION_LIMIT, BATCH_LIMIT, MAX_NUM_RESULTS),
         runners=(RunnerDescription("Runner", sources, 16),),
     )
 

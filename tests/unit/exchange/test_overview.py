@@ -5,7 +5,7 @@ from core.exchange.served import ServedModel
 from core.residency import ResidencyStats
 from tests.gpt2_with_saes import EVERY_SOURCE, Gpt2WithSaes
 
-from .front import BATCH_LIMIT, MAX_NUM_RESULTS, TOKEN_LIMIT, Front
+from .front import BATCH_LIMIT, GENERATION_LIMIT, MAX_NUM_RESULTS, TOKEN_LIMIT, Front
 
 
 def test_model_info_lists_every_source_as_it_is(front: Front, world: Gpt2WithSaes) -> None:
@@ -22,6 +22,7 @@ def test_model_info_lists_every_source_as_it_is(front: Front, world: Gpt2WithSae
     assert [entry["nSources"] for entry in info["sourceSets"]] == [4, 2, 5]
     assert info["limits"] == {
         "tokenLimit": TOKEN_LIMIT,
+        "generationLimit": GENERATION_LIMIT,
         "batchLimit": BATCH_LIMIT,
         "maxNumResults": MAX_NUM_RESULTS,
     }
@@ -46,7 +47,9 @@ def test_capabilities_say_what_is_served(front: Front) -> None:
     assert told["max_num_results"] == MAX_NUM_RESULTS
     assert "blocks.11.hook_resid_post" in told["capture_points"]
     assert told["endpoints"]["dfa"] is told["endpoints"]["activation_all"] is told["endpoints"]["tokenize"] is True
-    assert told["endpoints"]["neurons"] is told["endpoints"]["steer_completion"] is False
+    assert told["endpoints"]["steer_completion"] is True
+    assert told["endpoints"]["neurons"] is told["endpoints"]["steer_completion_chat"] is False
+    assert told["max_tokens"] == GENERATION_LIMIT
     cache = told["sae_cache"]
     assert (cache["resident_bytes"], cache["resident_count"], cache["registered_count"]) == (50, 2, 11)
     assert (cache["hits"], cache["misses"], cache["evictions"], cache["host_bytes"]) == (3, 4, 5, 7)
@@ -60,5 +63,5 @@ def test_a_model_without_saes_offers_what_needs_none(front: Front) -> None:
     bare = ServedModel(dataclasses.replace(description, runners=(runner,)), front.served.tokenizer)
     told = front.read(capabilities(bare, ResidencyStats(0, 0, 0, 0, 0, 0, 0, 0, 0)))
     offered = {name for name, is_offered in told["endpoints"].items() if is_offered}
-    assert offered == {"tokenize", "activation_single", "activation_raw", "activation_attention"}
+    assert offered == {"tokenize", "activation_single", "activation_raw", "activation_attention", "steer_completion"}
     assert told["sae_sets"] == []

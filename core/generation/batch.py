@@ -1,0 +1,158 @@
+"""The rows that are being written right now, and the forward passes that give each its next token.
+
+    advance(joining, leaving)
+        leaving rows go --> joining prompts are read together, and get their first token
+                        --> every older row gets its next token in one pass with a cache
+
+Rows join and leave between tokens, so a short text never waits for a long one. A row's tokens depend on its own prompt,
+steering, rules and seed only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from core.engine.capture import pad_right
+from core.engine.model import EagerModel
+from core.generation.cache import RowCache
+from core.generation.masks import AttentionMasks
+from core.generation.requests import Continuation, Finish
+from core.generation.sampling import Choice, Chooser, choose
+from core.steering.writing import RowSteering, SteeringHooks
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One continuation in progress.
+
+    Attributes:
+        continuation: What was asked.
+        steering: What is done to it; None leaves it alone.
+        chooser: Chooses its tokens.
+        last: Its newest token.
+        n_tokens: Number of tokens generated.
+        finish: Why it ended, once it has.
+    """
+
+    continuation: Continuation
+    steering: RowSteering | None
+    chooser: Chooser = field(init=False)
+    last: int = -1
+    n_tokens: int = 0
+    finish: Finish | None = None
+
+    def __post_init__(self) -> None:
+        self.chooser = Chooser(self.continuation.sampling)
+
+    @property
+    def room(self) -> int:
+        """Positions that it needs at most."""
+        return len(self.continuation.prompt) + self.continuation.sampling.max_tokens
+
+    def take(self, choice: Choice) -> None:
+        """Appends a token, which may be the last one."""
+        self.last = choice.token
+        self.n_tokens += 1
+        if choice.token in self.continuation.sampling.stop_ids:
+            self.finish = "stop"
+        elif self.n_tokens == self.continuation.sampling.max_tokens:
+            self.finish = "length"
+
+    def prompt_mask(self, positions: int) -> list[bool]:
+        """Which of `positions` prompt positions are steered; padding is not."""
+        steering = self.continuation.steering
+        if steering is None or steering.positions == "generated":
+            return [False] * positions
+        spared = frozenset(() if steering.special_tokens else self.continuation.special_positions)
+        length = len(self.continuation.prompt)
+        return [at < length and at not in spared for at in range(positions)]
+
+    @property
+    def steers_generated(self) -> bool:
+        """Whether positions of generated tokens are steered."""
+        steering = self.continuation.steering
+        return steering is not None and steering.positions != "prompt"
+
+
+class RowBatch:
+    """The running batch of one model. Everything here touches the device, so it runs on the device's thread."""
+
+    def __init__(self, model: EagerModel) -> None:
+        self._model = model
+        self._masks = AttentionMasks(model.module)
+        self._cache = RowCache()
+        self._rows: list[Row] = []
+        self._hooks: SteeringHooks | None = None
+
+    @torch.inference_mode()
+    def advance(self, joining: Sequence[Row], leaving: Sequence[Row]) -> list[tuple[Row, Choice]]:
+        """One more token for every row.
+
+        Returns:
+            Each row's new token. Rows whose `finish` is set then have left.
+        """
+        self._drop(leaving)
+        gained = self._decode() if self._rows else []
+        if joining:
+            gained += self._prefill(joining)
+        self._drop([row for row, _ in gained if row.finish is not None])
+        return gained
+
+    def _prefill(self, rows: Sequence[Row]) -> list[tuple[Row, Choice]]:
+        lengths = [len(row.continuation.prompt) for row in rows]
+        ids = pad_right([row.continuation.prompt for row in rows]).to(self._model.device)
+        hooks = self._steering(rows)
+        self._cache.join(lengths)
+        ends, last_of = torch.tensor([length - 1 for length in lengths]).unique(return_inverse=True)
+        active = torch.tensor([row.prompt_mask(ids.shape[1]) for row in rows], device=ids.device)
+        with hooks.attached(active):
+            logits = self._model.next_logits(
+                ids,
+                torch.arange(ids.shape[1], device=ids.device).expand_as(ids),
+                self._masks.prefill(ids.shape[1], ids.device),
+                self._cache,
+                ends.to(ids.device),
+            )
+        self._cache.commit()
+        self._rows += rows
+        self._hooks = None
+        return self._choose(logits[torch.arange(len(rows)), last_of], rows)
+
+    def _decode(self) -> list[tuple[Row, Choice]]:
+        device = self._model.device
+        if self._hooks is None:
+            self._hooks = self._steering(self._rows)
+        ids = torch.tensor([[row.last] for row in self._rows], device=device)
+        active = torch.tensor([[row.steers_generated] for row in self._rows], device=device)
+        lengths = self._cache.lengths
+        self._cache.extend(device)
+        with self._hooks.attached(active):
+            logits = self._model.next_logits(
+                ids,
+                torch.tensor(lengths, device=device).unsqueeze(1),
+                self._masks.decode(lengths, device),
+                self._cache,
+                torch.zeros(1, dtype=torch.long, device=device),
+            )
+        self._cache.commit()
+        return self._choose(logits[:, 0], self._rows)
+
+    def _choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[tuple[Row, Choice]]:
+        choices = choose(logits, [row.chooser for row in rows])
+        for row, choice in zip(rows, choices, strict=True):
+            row.take(choice)
+        return list(zip(rows, choices, strict=True))
+
+    def _steering(self, rows: Sequence[Row]) -> SteeringHooks:
+        steered = {at: row.steering for at, row in enumerate(rows) if row.steering is not None}
+        return SteeringHooks(self._model.hook_points, steered, self._model.device)
+
+    def _drop(self, leaving: Sequence[Row]) -> None:
+        for row in leaving:
+            if row in self._rows:
+                at = self._rows.index(row)
+                self._cache.drop(at)
+                self._rows[at] = self._rows[-1]
+                self._rows.pop()
+                self._hooks = None
