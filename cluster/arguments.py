@@ -9,6 +9,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cluster.steerer_arguments import SteererArgs
+
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 
@@ -92,15 +94,21 @@ class ModelAppArgs(_Arguments):
     max_num_results: int = Field(1000, ge=1, description="Features that one request may ask for.")
     runners: list[RunnerArgs] = Field(
         default_factory=lambda: [RunnerArgs.model_validate({})],
-        min_length=1,
         description="Runner deployments, each with its own source sets, share of a device and autoscaling.",
+    )
+    steerer: SteererArgs | None = Field(
+        None, description="Writes the model's texts with vLLM. Default: the Runners do. Large models have no Runners."
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         names = [runner.name for runner in self.runners]
+        if self.steerer is not None:
+            names.append(self.steerer.name)
+        if not names:
+            raise ValueError("a model needs at least one runner, or a steerer")
         if len(set(names)) != len(names):
-            raise ValueError(f"runner names must be unique within an application: {names}")
+            raise ValueError(f"deployment names must be unique within an application: {names}")
         sets = [source_set for runner in self.runners for source_set in runner.source_sets]
         twice = sorted({source_set for source_set in sets if sets.count(source_set) > 1})
         if twice:

@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 import yaml
@@ -15,9 +15,16 @@ from cluster.config import SingleModel, check, config_of, read_config
 from cluster.launch import launch
 from core.catalogue.catalogue import catalogue_rows
 from core.errors import RayscopeError
+from core.persona.convert import convert
 
 app = typer.Typer(help="Serve the inside of language models.", no_args_is_help=True, add_completion=False)
+persona = typer.Typer(help="Directions that the persona monitor reads.", no_args_is_help=True)
+app.add_typer(persona, name="persona")
 _CONSOLE = Console(stderr=True)
+_PICKLE_WARNING = (
+    "SOURCE holds pickles, and reading a pickle can run whatever its author put into it. This reader builds plain data "
+    "only and refuses every name it does not know; still, convert nothing from a place that you do not trust."
+)
 
 
 def _list(values: list[str] | None) -> list[str]:
@@ -28,6 +35,14 @@ def _list(values: list[str] | None) -> list[str]:
     except ValueError:
         return joined.split()
     return [str(value) for value in parsed] if isinstance(parsed, list) else joined.split()
+
+
+def _refuse(error: RayscopeError | ValidationError) -> NoReturn:
+    """Says what is wrong and ends the command."""
+    _CONSOLE.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+    if isinstance(error, RayscopeError) and error.hint:
+        _CONSOLE.print(error.hint, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1) from None
 
 
 @app.command()
@@ -109,10 +124,7 @@ def serve(
             os.environ["SECRET"] = secret
         raise typer.Exit(launch(document, _CONSOLE))
     except (RayscopeError, ValidationError) as error:
-        _CONSOLE.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        if isinstance(error, RayscopeError) and error.hint:
-            _CONSOLE.print(error.hint, markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+        _refuse(error)
 
 
 @app.command()
@@ -122,6 +134,28 @@ def models() -> None:
     for names, source_sets in catalogue_rows():
         table.add_row(names.id, "\n".join(names.aliases), ", ".join(source_sets))
     Console().print(table)
+
+
+@persona.command("convert")
+def convert_persona(
+    source: Annotated[Path, typer.Argument(help="Folder of one model's published asset.")],
+    dest: Annotated[Path, typer.Argument(help="Folder to write; a persona asset's folder bears the model's name.")],
+    title: Annotated[
+        list[str] | None, typer.Option(help="Name of a direction, in order; default: the asset's own.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Go on in spite of the warning.")] = False,
+) -> None:
+    """Turn a published persona asset (pickles) into safetensors and a manifest. Uses no network."""
+    _CONSOLE.print(_PICKLE_WARNING, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if not yes:
+        _CONSOLE.print("Nothing was read. Go on with --yes.", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1)
+    try:
+        for line in convert(source, dest, title or ()):
+            _CONSOLE.print(f"Left out: {line}", markup=False, highlight=False, soft_wrap=True)
+    except RayscopeError as error:
+        _refuse(error)
+    _CONSOLE.print(f"Written: {dest}", markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:

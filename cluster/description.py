@@ -7,8 +7,9 @@ not. Replicas and the Gateway receive the finished description.
 from typing import Any
 
 from cluster.arguments import ModelAppArgs, RunnerArgs
+from cluster.steerer_arguments import SteererArgs
 from core.catalogue.catalogue import SourceFilter, find_model, find_sources, weights_location
-from core.catalogue.description import Limits, ModelDescription, RunnerDescription
+from core.catalogue.description import Limits, ModelDescription, RunnerDescription, SteererDescription
 from core.engine.shape import ModelShape
 
 
@@ -36,6 +37,7 @@ def describe(args: ModelAppArgs) -> ModelDescription:
             max_num_results=args.max_num_results,
         ),
         runners=tuple(_describe_runner(args.model, runner) for runner in args.runners),
+        steerer=None if args.steerer is None else _describe_steerer(args.model, args.steerer),
     )
 
 
@@ -43,6 +45,11 @@ def _describe_runner(model: str, args: RunnerArgs) -> RunnerDescription:
     wanted = SourceFilter(tuple(args.include), tuple(args.exclude))
     sources = find_sources(model, args.source_sets, args.source_folders, wanted)
     return RunnerDescription(args.name, tuple(sources), args.max_ongoing_requests)
+
+
+def _describe_steerer(model: str, args: SteererArgs) -> SteererDescription:
+    sources = find_sources(model, args.source_sets, args.source_folders)
+    return SteererDescription(args.name, tuple(sources), args.max_ongoing_requests)
 
 
 def _shape(weights: str, revision: str | None) -> ModelShape:

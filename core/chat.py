@@ -143,6 +143,21 @@ def render_chat(
     return RenderedChat(prompt, ids, tuple(spans))
 
 
+def write_chat(
+    tokenizer: PromptTokenizer,
+    messages: Sequence[Message],
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    limit: TokenLimit | None = None,
+) -> tuple[int, ...]:
+    """The tokens after which the model writes the assistant's next turn; `render_chat` without the owners.
+
+    Raises:
+        InvalidRequest: As in `render_chat`.
+    """
+    prompt = _Template(tokenizer, messages, chat_template_kwargs or {}).render(messages, True)
+    return tuple(tokenizer.encode_rendered(prompt, limit).ids)
+
+
 def message_partition(
     tokenizer: PromptTokenizer,
     messages: Sequence[Message],

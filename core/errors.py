@@ -29,6 +29,11 @@ class RayscopeError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    @property
+    def text(self) -> str:
+        """The message with the hint behind it, for shapes that have one field for both."""
+        return self.message if self.hint is None else f"{self.message.rstrip('.')}. {self.hint}"
+
 
 class InvalidRequest(RayscopeError):
     """The request can never succeed as it is written."""

@@ -13,7 +13,7 @@ Deliberately not here: loading, moving and dropping values, and the order in whi
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from core.errors import TooLarge
 
@@ -192,6 +192,9 @@ class ResidencyStats:
     misses: int
     evictions: int
     waiting: int
+
+
+NOTHING_RESIDENT: Final = ResidencyStats(0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def readable_bytes(count: int) -> str:

@@ -172,4 +172,6 @@ METRICS: Final[tuple[Counter | Gauge | Histogram, ...]] = (
     DEVICE_WAIT,
     DEVICE_BUSY,
     DEVICE_ERRORS,
+    GENERATION_ROWS,
+    GENERATION_TOKENS,
 )

@@ -104,6 +104,7 @@ class PromptTokenizer:
         hf: The wrapped tokenizer, for its chat template and its vocabulary only.
         bos_id: Id of BOS, or None.
         pad_id: Id to pad with: the tokenizer's own, else EOS, else BOS.
+        special_ids: Every id that `is_special` says yes to.
         vocab_size: Number of token ids, added tokens included.
         adds_bos: Whether the tokenizer writes BOS by itself.
     """
@@ -122,7 +123,7 @@ class PromptTokenizer:
         self.bos_id: int | None = tokenizer.bos_token_id
         ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, self.bos_id)
         self.pad_id: int | None = next((id_ for id_ in ids if id_ is not None), None)
-        self._special_ids = frozenset(
+        self.special_ids: frozenset[int] = frozenset(
             [id_ for id_ in ids if id_ is not None]
             + list(tokenizer.all_special_ids)
             + [id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special]
@@ -195,7 +196,7 @@ class PromptTokenizer:
 
     def is_special(self, ids: Sequence[int]) -> tuple[bool, ...]:
         """For each id, whether it is BOS, EOS, padding, or another token that the tokenizer calls special."""
-        return tuple(id_ in self._special_ids for id_ in ids)
+        return tuple(id_ in self.special_ids for id_ in ids)
 
     def _with_bos(self, text: str, limit: TokenLimit | None) -> Prompt:
         if self.bos_id is None or self._bos_token is None:

@@ -6,13 +6,14 @@ Arrays in answers are float32 NumPy arrays unless said otherwise.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
+Pooling = Literal["mean", "last", "max"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,60 @@ class MatrixAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class MessageMeansQuestion:
+    """What is the mean activation at a hook point over each span of the prompt?
+
+    Attributes:
+        tokens: Token ids of the prompt.
+        hook_name: Hook point to read.
+        spans: Runs of positions `(start, end)`, the end excluded; they may be empty.
+    """
+
+    tokens: tuple[int, ...]
+    hook_name: str
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageMeansAnswer:
+    """One mean per span, `[spans, d]`; zeros for an empty span."""
+
+    means: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class DirectionQuestion:
+    """How far does each span of the prompt lie along a direction?
+
+    An activation `x` reads `x.v`, after `centre` is taken off and, with `normalize`, what is left has length 1.
+
+    Attributes:
+        tokens: Token ids of the prompt.
+        hook_name: Hook point to read.
+        spans: Runs of positions `(start, end)`, the end excluded; they may be empty.
+        direction: `v`, `[d]`.
+        pooling: `mean` reads the span's mean activation, `last` its last one, `max` is the largest of all its readings.
+        centre: Subtracted first, `[d]`; None: nothing is.
+        normalize: Read the angle alone.
+    """
+
+    tokens: tuple[int, ...]
+    hook_name: str
+    spans: tuple[tuple[int, int], ...]
+    direction: tuple[float, ...]
+    pooling: Pooling = "mean"
+    centre: tuple[float, ...] | None = None
+    normalize: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DirectionAnswer:
+    """One reading per span, `[spans]`; 0 for an empty span."""
+
+    values: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class EncoderVectorLookup:
     """The encoder column of a feature."""
 
@@ -242,6 +297,8 @@ Question = (
     | ResidualQuestion
     | AttentionQuestion
     | PredictionSimilarityQuestion
+    | MessageMeansQuestion
+    | DirectionQuestion
 )
 Lookup = EncoderVectorLookup | NeighboursLookup
 Answer = Any

@@ -12,23 +12,36 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from cluster.arguments import GatewayArgs, ModelAppArgs, RunnerArgs
 from cluster.description import describe
+from cluster.steerer_arguments import SteererArgs
 from core.catalogue.description import ModelDescription
 from deployments.card import ModelCard
 from deployments.gateway.gateway import Gateway
+from deployments.job_board import JobBoard
 from deployments.runner import Runner
+from deployments.steerer import Steerer
 
 _RETRY_AFTER_S = 1.0
+_JOB_REQUESTS = 2000  # they only wait; jobs themselves are bounded in the board
 
 
 def build_model_app(args: ModelAppArgs) -> Application:
-    """One model: its card and its Runner deployments."""
+    """One model: its card, its Runner deployments and its Steerer."""
     description = describe(args)
     card = _deployment(ModelCard).options(num_replicas=1, ray_actor_options={"num_cpus": 0})
-    return card.bind(description, *(_bind_runner(description, runner) for runner in args.runners))
+    bound = [_bind_runner(description, runner) for runner in args.runners]
+    if args.steerer is not None:
+        bound.append(_bind_steerer(description, args.steerer))
+    return card.bind(description, *bound)
 
 
 def build_gateway(args: GatewayArgs) -> Application:
-    """The front door of the whole cluster."""
+    """The front door of the whole cluster, and the board that its replicas share."""
+    board = _deployment(JobBoard).options(
+        num_replicas=1,
+        max_ongoing_requests=_JOB_REQUESTS,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=5,
+    )
     deployment = _deployment(Gateway).options(
         autoscaling_config=AutoscalingConfig(
             min_replicas=args.min_replicas, max_replicas=args.max_replicas, target_ongoing_requests=64
@@ -38,7 +51,7 @@ def build_gateway(args: GatewayArgs) -> Application:
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=_RETRY_AFTER_S),
         ray_actor_options={"num_cpus": args.num_cpus},
     )
-    return deployment.bind(args)
+    return deployment.bind(args, board.bind(args.max_timeout_s))
 
 
 def _deployment(cls: type) -> Deployment:
@@ -47,7 +60,19 @@ def _deployment(cls: type) -> Deployment:
 
 
 def _bind_runner(description: ModelDescription, args: RunnerArgs) -> Application:
-    deployment = _deployment(Runner).options(
+    return _bind(
+        Runner, description, args, {"ray_actor_options": {"num_cpus": args.num_cpus, "num_gpus": args.num_gpus}}
+    )
+
+
+def _bind_steerer(description: ModelDescription, args: SteererArgs) -> Application:
+    return _bind(Steerer, description, args, args.resources(description.device))
+
+
+def _bind(
+    cls: type, description: ModelDescription, args: RunnerArgs | SteererArgs, resources: dict[str, Any]
+) -> Application:
+    deployment = _deployment(cls).options(
         name=args.name,
         autoscaling_config=AutoscalingConfig(
             min_replicas=args.min_replicas,
@@ -59,10 +84,10 @@ def _bind_runner(description: ModelDescription, args: RunnerArgs) -> Application
         max_ongoing_requests=args.max_ongoing_requests,
         max_queued_requests=args.max_queued_requests,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=_RETRY_AFTER_S),
-        ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
         # A checkpoint that can not be loaded stays bad: say so soon.
         max_constructor_retry_count=3,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=30,
+        **resources,
     )
     return deployment.bind(description, args)

@@ -40,6 +40,7 @@ from core.questions import (
     sources_of,
 )
 from core.ranking import merge_rankings
+from core.steering.directions import place_of
 
 DEFAULT_TIMEOUT_S = 60.0
 _REPLICA_LOST = (ActorDiedError, ActorUnavailableError, ReplicaUnavailableError)
@@ -112,7 +113,7 @@ class ModelClient:
         """
         runners = {self._runner_of(source) for question in questions for source in sources_of(question)}
         if len(runners) <= 1:
-            runner = runners.pop() if runners else self.description.runners[0].name
+            runner = runners.pop() if runners else self.description.first_runner()
             return await self._call(runner, deadline, "ask", list(questions), deadline)
         return list(await asyncio.gather(*(self._ask_apart(question, deadline) for question in questions)))
 
@@ -149,7 +150,7 @@ class ModelClient:
         for source in sources_of(question):
             by_runner.setdefault(self._runner_of(source), []).append(source)
         if len(by_runner) <= 1 or not isinstance(question, TopFeaturesQuestion):
-            runner = next(iter(by_runner), self.description.runners[0].name)
+            runner = next(iter(by_runner), None) or self.description.first_runner()
             return (await self._call(runner, deadline, "ask", [question], deadline))[0]
         calls = [
             self._call(runner, deadline, "ask", [dataclasses.replace(question, sources=tuple(sources))], deadline)
@@ -159,12 +160,25 @@ class ModelClient:
         return merge_rankings(parts, question.sources, question.k)
 
     def _writer_of(self, continuations: Sequence[Continuation]) -> str:
-        """The Runner that holds the SAE of a condition, or the first: single decoder rows every one can read."""
-        conditions = {one.steering.condition.source for one in continuations if one.steering and one.steering.condition}
-        runners = {self._runner_of(source) for source in conditions}
+        """The deployment that writes.
+
+        The Steerer, where there is one, unless the request needs what only a Runner can: conditions, and hook points
+        inside of blocks. A condition wants the Runner that holds its SAE; decoder rows each of them can read.
+        """
+        steerings = [one.steering for one in continuations if one.steering is not None]
+        runners = {self._runner_of(one.condition.source) for one in steerings if one.condition is not None}
         if len(runners) > 1:
             raise InvalidRequest("The conditions of one request belong to several Runners", "Ask one by one.")
-        return runners.pop() if runners else self.description.runners[0].name
+        if runners:
+            return runners.pop()
+        steerer = self.description.steerer
+        sources = self.description.steerable_sources()
+        on_residual_stream = all(
+            place_of(push.direction, sources).site is not None for one in steerings for push in one.pushes
+        )
+        if steerer is not None and (on_residual_stream or not self.description.runners):
+            return steerer.name
+        return self.description.first_runner()
 
     def _runner_of(self, source: str) -> str:
         return self.description.runner_of(source)

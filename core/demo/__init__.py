@@ -11,4 +11,4 @@ DEMO_MODEL_ID = "rayscope-demo"
 """The catalogue id of the demo model."""
 
 ARTEFACTS: Path = Path(__file__).parent / "artefacts"
-"""Folder of the shipped artefacts: `model/`, `res-demo/`, `att-demo/`, `plt-demo/`, `measurements.json`, the card."""
+"""Folder of the shipped artefacts: `model/`, the dictionaries, `persona/`, `measurements.json`, the card."""

@@ -17,6 +17,7 @@ def card(measured: Figures) -> str:
         _dictionaries(measured),
         _features(measured["features"]),
         _steering(measured["steering"]),
+        _persona(measured["persona"]),
         _examples(measured["examples"]),
         _limits(measured),
     )
@@ -66,6 +67,7 @@ def _opening(measured: Figures) -> str:
             ("`res-demo/<layer>-res-demo/`", "JumpReLU SAE on `blocks.<layer>.hook_resid_post`", sae),
             ("`att-demo/<layer>-att-demo/`", "JumpReLU SAE on `blocks.<layer>.attn.hook_z`, heads concatenated", sae),
             ("`plt-demo/`", "transcoders, `mlp.hook_in` to `mlp.hook_out`", "circuit-tracer, by absolute path"),
+            ("`persona/`", "the direction between assistant and role play, for the persona monitor", "`safetensors`"),
         ],
     )
     return f"# rayscope-demo\n\n{text}\n\n{table}"
@@ -189,6 +191,21 @@ def _steering(steering: Figures) -> str:
         "one word does not count.",
     )
     return f"## Steering\n\n{text}\n\n{table}"
+
+
+def _persona(persona: Figures) -> str:
+    table = _table(
+        ("who speaks", "turns", "mean value"),
+        [(row["persona"], row["turns"], f"{row['mean']:.3f}") for row in persona["by_persona"]],
+    )
+    text = _paragraph(
+        f"`persona/` holds one axis, {_code(persona['title'])}: the mean residual after layer {persona['layer']} over",
+        "the assistant's turns minus that over turns in character, of the corpus' own chats. A turn's value is the",
+        "projection of its own mean, centred and scaled to length 1. On held-out chats a random turn of the assistant",
+        f"lies above a random turn in character in {_percent(persona['auc'])} of pairs (area under the ROC curve,",
+        f"{persona['turns']} turns). Characters have a system message that names them, which their turns can see.",
+    )
+    return f"## Persona\n\n{text}\n\n{table}"
 
 
 def _examples(examples: list[Figures]) -> str:

@@ -20,6 +20,7 @@ from core.demo.activations import Activations, collect, explained_variance
 from core.demo.concepts import Labels, label_all
 from core.demo.features import NamedFeature, candidates, name_features
 from core.demo.model import LAYERS, Progress, encode_documents, load_model, pad_rows
+from core.demo.persona import persona_figures
 from core.demo.recall import Recall, recall
 from core.demo.saes import RES_DEMO, SETS, START_CONCEPTS, SaeSet, load_sae
 from core.demo.steering import FRENCH_PROMPTS, complete, language_of, share_in, steered
@@ -69,13 +70,13 @@ def measure(root: Path, progress: Progress) -> dict[str, Any]:
     """Measure an artefact folder.
 
     Args:
-        root: Holds `model/`, the SAE sets and the transcoder set.
+        root: Holds `model/`, the SAE sets, the transcoder set and the persona asset.
         progress: Told after every stage.
 
     Returns:
         What `measurements.json` holds.
     """
-    stages = 4 + len(SETS)
+    stages = 5 + len(SETS)
     model, tokenizer = load_model(root / "model"), load_tokenizer(root / "model")
     documents = held_out_documents()
     rows = encode_documents(tokenizer, [document.text for document in documents])
@@ -93,9 +94,11 @@ def measure(root: Path, progress: Progress) -> dict[str, Any]:
         result[family.name] = layers
         progress(done, stages, f"{family.name} measured")
     result["plt-demo"] = _transcoder_figures(load_transcoders(root), model, rows, seen)
-    progress(stages - 2, stages, "plt-demo measured")
+    progress(stages - 3, stages, "plt-demo measured")
     result["steering"] = _steering(root, model, tokenizer, seen, labels)
-    progress(stages - 1, stages, "steering measured")
+    progress(stages - 2, stages, "steering measured")
+    result["persona"] = persona_figures(root, model, tokenizer, documents)
+    progress(stages - 1, stages, "persona measured")
     result["features"] = _best_features(named)
     result["examples"] = _examples(model, tokenizer)
     progress(stages, stages, "done")

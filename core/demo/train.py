@@ -1,7 +1,7 @@
 """Rebuild the demo model and its dictionaries: `python -m core.demo.train`.
 
-    corpus -> tokenizer -> model -> res-demo, att-demo (SAELens) -> plt-demo -> measurements.json -> README.md
-    |------- "model" ----------|    |--------- "dictionaries" ---------|    |------ "measurements" ------|
+    corpus -> tokenizer -> model -> res-demo, att-demo (SAELens), plt-demo -> persona -> measurements.json -> README.md
+    |--------- "model" --------|    |---------- "dictionaries" ---------|    "persona"   |----- "measurements" ------|
 
 One command, no input but the seed, no network. Every stage draws from the seed alone and reads what the stages before
 it wrote, so starting at a later stage (`--start dictionaries`) gives the same bytes as a whole run. The result is
@@ -30,6 +30,7 @@ from core.demo.card import write_card
 from core.demo.concepts import label_all
 from core.demo.corpus import documents
 from core.demo.measure import measure
+from core.demo.persona import fit, labelled_chats, read_turns, save_persona
 from core.demo.saes import RES_DEMO, SETS, concept_directions, save_sae, train_sae
 from core.demo.tokenizer import load_tokenizer, train_tokenizer
 from core.demo.transcoders import Transcoder, save_transcoders, train_transcoder
@@ -47,6 +48,7 @@ class Start(StrEnum):
 
     MODEL = "model"
     DICTIONARIES = "dictionaries"
+    PERSONA = "persona"
     MEASUREMENTS = "measurements"
 
 
@@ -140,6 +142,14 @@ def build_dictionaries(out: Path, seed: int, stages: Stages) -> None:
     save_transcoders(transcoders, out)
 
 
+def build_persona(out: Path, seed: int, stages: Stages) -> None:
+    """The persona asset, from the model in `model/`."""
+    model, tokenizer = language_model.load_model(out / "model"), load_tokenizer(out / "model")
+    with stages.stage("persona") as progress:
+        chats = labelled_chats(documents(seed, DICTIONARY_DOCUMENTS))
+        save_persona(fit(read_turns(model, tokenizer, chats, progress)), out)
+
+
 def build(out: Path, seed: int, start: Start, bars: Progress) -> None:
     """Build the artefacts in a folder.
 
@@ -155,8 +165,10 @@ def build(out: Path, seed: int, start: Start, bars: Progress) -> None:
     stages = Stages(bars, out)
     if start is Start.MODEL:
         build_language_model(out, seed, stages)
-    if start is not Start.MEASUREMENTS:
+    if start in (Start.MODEL, Start.DICTIONARIES):
         build_dictionaries(out, seed, stages)
+    if start is not Start.MEASUREMENTS:
+        build_persona(out, seed, stages)
     with stages.stage("measurements") as progress:
         measured = measure(out, progress)
     write_card(stages.write(measured), out / "README.md")
@@ -177,7 +189,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of the corpus and of all training.")] = 0,
     start: Annotated[Start, typer.Option(help="First stage to run.")] = Start.MODEL,
 ) -> None:
-    """Rebuild the demo model, its tokenizer, its SAE sets, its transcoders and its model card."""
+    """Rebuild the demo model, its tokenizer, its SAE sets, its transcoders, its persona asset and its model card."""
     _keep_freed_memory()
     torch.set_num_threads(THREADS)
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]

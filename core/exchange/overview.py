@@ -81,7 +81,9 @@ def capabilities(model: ServedModel, stats: ResidencyStats) -> CapabilitiesRespo
         model=description.names.id,
         backend="eager",
         device=description.device,
-        max_concurrent_requests=sum(runner.max_ongoing_requests for runner in description.runners),
+        max_concurrent_requests=sum(
+            held.max_ongoing_requests for held in (*description.runners, description.steerer) if held is not None
+        ),
         max_tokens=description.limits.generation_limit,
         token_limit=description.limits.token_limit,
         lens_token_limit=description.limits.token_limit,

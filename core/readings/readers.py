@@ -3,7 +3,9 @@
 from core.questions import (
     ActiveFeaturesQuestion,
     AttentionQuestion,
+    DirectionQuestion,
     FeatureQuestion,
+    MessageMeansQuestion,
     PredictionSimilarityQuestion,
     Question,
     ResidualQuestion,
@@ -13,6 +15,7 @@ from core.questions import (
 )
 from core.readings.features import FeatureReader, VectorReader
 from core.readings.internals import AttentionReader, ResidualReader
+from core.readings.messages import DirectionReader, MessageMeansReader
 from core.readings.positions import ActiveFeaturesReader, PredictionSimilarityReader, TopPerTokenReader
 from core.readings.rankings import TopFeaturesReader
 from core.readings.reader import Reader, Saes
@@ -37,3 +40,7 @@ def reader_for(question: Question, saes: Saes) -> Reader:
             return AttentionReader(question)
         case PredictionSimilarityQuestion():
             return PredictionSimilarityReader(saes[question.source])
+        case MessageMeansQuestion():
+            return MessageMeansReader(question)
+        case DirectionQuestion():
+            return DirectionReader(question)

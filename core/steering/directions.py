@@ -1,9 +1,11 @@
 """From what a request names to what an engine applies: features become decoder rows, pushes become interventions."""
 
+from collections.abc import Mapping
+
 from core.catalogue.sources import Source
 from core.saes.decoder_rows import DecoderRows
 from core.steering.operators import Intervention, Operator
-from core.steering.specification import FeatureDirection, HookPlace, Steering, parse_hook
+from core.steering.specification import FeatureDirection, HookPlace, Steering, VectorDirection, parse_hook
 
 
 def written_at(source: Source) -> HookPlace:
@@ -16,6 +18,11 @@ def written_at(source: Source) -> HookPlace:
         InvalidRequest: Steering can not write that hook point.
     """
     return parse_hook(source.hook_name_out or source.hook_name)
+
+
+def place_of(direction: FeatureDirection | VectorDirection, sources: Mapping[str, Source]) -> HookPlace:
+    """Where a direction is written; `sources` holds that of every feature."""
+    return written_at(sources[direction.source]) if isinstance(direction, FeatureDirection) else direction.hook
 
 
 class Directions:

@@ -44,6 +44,7 @@ class WireModel(BaseModel):
 
     Attributes:
         wire_case: The casing this body always has, whatever the request's; None follows the request.
+        drops_nulls: Whether this body leaves null fields out.
     """
 
     model_config = ConfigDict(
@@ -55,6 +56,7 @@ class WireModel(BaseModel):
     )
 
     wire_case: ClassVar[Case | None] = None
+    drops_nulls: ClassVar[bool] = False
 
 
 class RequestModel(WireModel):
@@ -117,11 +119,11 @@ def reply_case(sent: Case | None, user_agent: str | None, default: Case) -> Case
 
 
 def render(response: WireModel, case: Case) -> bytes:
-    """Serialise a response, nulls included; NaN and the infinities become null.
+    """Serialise a response; NaN and the infinities become null.
 
     Args:
         response: The body. Its class may insist on a casing of its own (`wire_case`).
         case: The casing to use otherwise.
     """
     chosen = response.wire_case or case
-    return response.model_dump_json(by_alias=chosen == "camel").encode()
+    return response.model_dump_json(by_alias=chosen == "camel", exclude_none=response.drops_nulls).encode()

@@ -16,6 +16,7 @@ from core.wire.base import Case, RequestModel, WireModel, render, reply_case
 from deployments.client import ModelClient
 from deployments.gateway.directory import Directory
 from deployments.gateway.door import check_secret
+from deployments.gateway.jobs import Jobs
 
 TIMEOUT_HEADER = "x-request-timeout-seconds"
 _MARGIN_S = 1.0
@@ -25,8 +26,9 @@ _MARGIN_SHARE = 0.25
 class Desk:
     """Serves the routes of one Gateway replica."""
 
-    def __init__(self, args: GatewayArgs, directory: Directory) -> None:
+    def __init__(self, args: GatewayArgs, directory: Directory, jobs: Jobs) -> None:
         self.directory = directory
+        self.jobs = jobs
         self._args = args
         self._secret = args.secret.read()
 
@@ -73,11 +75,14 @@ class Desk:
         return Deadline.after(seconds - min(_MARGIN_S, seconds * _MARGIN_SHARE))
 
     def respond(self, request: Request, body: Any, response: WireModel) -> Response:
-        """Renders a response in the casing of its request."""
+        """Answers with one body."""
+        return Response(self.render(request, body, response), media_type="application/json")
+
+    def render(self, request: Request, body: Any, response: WireModel) -> bytes:
+        """Writes a response in the casing of its request."""
         sent = body.case if isinstance(body, RequestModel) else None
         default: Case = self._args.wire_case
-        case = reply_case(sent, request.headers.get("user-agent"), default)
-        return Response(render(response, case), media_type="application/json")
+        return render(response, reply_case(sent, request.headers.get("user-agent"), default))
 
     def check_body_secret(self, secret: SecretStr) -> None:
         """Checks the secret that the seed's older routes carry in the body."""

@@ -6,6 +6,7 @@ names a model that it does not know.
 
 import asyncio
 import logging
+from collections import Counter
 from dataclasses import dataclass
 
 from ray import serve
@@ -25,15 +26,19 @@ class _Known:
 
 
 class Directory:
-    """The served models, by every name they go by."""
+    """The served models, by every name they go by.
 
-    def __init__(self, refresh_s: float) -> None:
-        self._refresh_s = refresh_s
+    Args:
+        refresh_s: How often to look; None looks only when asked to.
+    """
+
+    def __init__(self, refresh_s: float | None) -> None:
         self._known: dict[str, _Known] = {}
         self._by_name: dict[str, ModelClient] = {}
+        self._replicas: Counter[str] = Counter()
         self._looking = asyncio.Lock()
         self._looks = 0
-        self._watcher = asyncio.create_task(self._watch())
+        self._watcher = None if refresh_s is None else asyncio.create_task(self._watch(refresh_s))
 
     async def find(self, model: str | None) -> ModelClient:
         """The client of a model; None means the only one that is served.
@@ -62,6 +67,10 @@ class Directory:
         status = await asyncio.to_thread(serve.status)
         return {name: app.status.value for name, app in status.applications.items()}
 
+    def replicas(self) -> Counter[str]:
+        """How many replicas of the models' deployments were in each of Serve's states when last looked at."""
+        return self._replicas
+
     async def refresh(self) -> None:
         """Looks at the cluster now. Callers that wait for the same look share it."""
         looks = self._looks
@@ -72,16 +81,17 @@ class Directory:
 
     async def aclose(self) -> None:
         """Stops looking."""
-        self._watcher.cancel()
-        await asyncio.gather(self._watcher, return_exceptions=True)
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
 
-    async def _watch(self) -> None:
+    async def _watch(self, refresh_s: float) -> None:
         while True:
             try:
                 await self.refresh()
             except Exception:
                 _LOG.exception("The Gateway could not look at the cluster; it tries again.")
-            await asyncio.sleep(self._refresh_s)
+            await asyncio.sleep(refresh_s)
 
     async def _look(self) -> None:
         status: ServeStatus = await asyncio.to_thread(serve.status)
@@ -90,6 +100,7 @@ class Directory:
             for name, app in status.applications.items()
             if _CARD in app.deployments and app.status in (ApplicationStatus.RUNNING, ApplicationStatus.UNHEALTHY)
         }
+        self._replicas = _replicas(status)
         known = {name: seen for name, seen in self._known.items() if serving.get(name) == seen.deployed_at_s}
         for name in serving.keys() - known.keys():
             try:
@@ -110,3 +121,12 @@ class Directory:
 
     def _ids(self) -> list[str]:
         return sorted({seen.client.description.names.id for seen in self._known.values()})
+
+
+def _replicas(status: ServeStatus) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for app in status.applications.values():
+        if _CARD in app.deployments:
+            for name, deployment in app.deployments.items():
+                counts.update(deployment.replica_states if name != _CARD else {})
+    return counts

@@ -5,7 +5,8 @@
 Serve names every request and repeats the name in the response header; here it is put where the routes find it.
 
 The secret is compared in constant time and before the body is read. `/health`, `/ready` and the API documents are open;
-the seed's older routes carry their secret in the body and check it themselves.
+the seed's older routes carry their secret in the body and check it themselves. `Authorization: Bearer` is understood
+where a client can send no header of ours.
 """
 
 import hmac
@@ -16,11 +17,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.errors import RayscopeError, TooLarge, Unauthorized
-from deployments.gateway.errors import error_response
+from deployments.gateway.errors import error_response, route_path
 
 SECRET_HEADER = "x-secret-key"
 REQUEST_ID_HEADER = "x-request-id"
-SEED_PATHS = frozenset({"/activations-test", "/activations-all", "/top-k-by-decoder-cosine-similarity"})
+SEED_PATHS = frozenset({"/activations-test", "/activations-all", "/top-k-by-decoder-cosine-similarity", "/completion"})
 _OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"}) | SEED_PATHS
 _LONGEST_ID = 128
 
@@ -35,9 +36,10 @@ def check_secret(expected: str | None, given: str | None) -> None:
         raise Unauthorized("Invalid or missing X-SECRET-KEY header", "Send the cluster's secret in that header.")
 
 
-def _route_path(scope: Scope) -> str:
-    """The path below the application's own prefix."""
-    return scope["path"].removeprefix(scope.get("root_path", ""))
+def _given_secret(headers: Headers) -> str | None:
+    """The secret that a request carries: in our header, or as the bearer token of OpenAI's and RunPod's clients."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return headers.get(SECRET_HEADER) or (token if scheme.lower() == "bearer" else None)
 
 
 class Door:
@@ -56,17 +58,18 @@ class Door:
         headers = Headers(scope=scope)
         request_id = headers.get(REQUEST_ID_HEADER, "")[:_LONGEST_ID] or str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
+        path = route_path(scope)
         if scope["method"] == "POST":
             # Every body here is JSON, also when the client does not say so (`curl -d`).
             MutableHeaders(scope=scope)["content-type"] = "application/json"
 
         try:
             self._check_size(int(headers.get("content-length") or 0))
-            if _route_path(scope) not in _OPEN_PATHS and scope["method"] != "OPTIONS":
-                check_secret(self._secret, headers.get(SECRET_HEADER))
+            if path not in _OPEN_PATHS and scope["method"] != "OPTIONS":
+                check_secret(self._secret, _given_secret(headers))
             received: list[Message] = await self._read(receive)
         except RayscopeError as error:
-            await error_response(error, request_id)(scope, receive, send)
+            await error_response(error, request_id, path)(scope, receive, send)
             return
 
         async def replay() -> Any:

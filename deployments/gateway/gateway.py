@@ -9,6 +9,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.openapi.utils import get_openapi
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 from cluster.arguments import GatewayArgs
 from deployments.gateway.cluster_routes import add_cluster_routes
@@ -16,7 +17,11 @@ from deployments.gateway.desk import Desk
 from deployments.gateway.directory import Directory
 from deployments.gateway.door import Door
 from deployments.gateway.errors import install_error_handlers
+from deployments.gateway.jobs import Jobs
+from deployments.gateway.openai_routes import add_openai_routes
 from deployments.gateway.routes import add_routes
+from deployments.gateway.serverless_routes import add_serverless_routes
+from deployments.gateway.steering_routes import add_steering_routes
 
 _LOG = logging.getLogger("ray.serve")
 _COMPRESS_FROM_BYTES = 1000
@@ -31,10 +36,10 @@ _ABOUT = (
 class Gateway:
     """One replica of the front door; holds no weights."""
 
-    async def __init__(self, args: GatewayArgs) -> None:
+    async def __init__(self, args: GatewayArgs, board: DeploymentHandle[Any]) -> None:
         self._args = args
         self._directory = Directory(args.refresh_s)
-        self._desk = Desk(args, self._directory)
+        self._desk = Desk(args, self._directory, Jobs(board))
         if self._desk.secret is None:
             _LOG.warning("NO SECRET IS CONFIGURED: anyone who reaches this port may use every model. See `secret`.")
 
@@ -55,6 +60,9 @@ def build_http_app(args: GatewayArgs, desk: Desk) -> FastAPI:
     app = FastAPI(title="Rayscope", version=version("rayscope"), description=_ABOUT)
     install_error_handlers(app)
     add_routes(app, desk)
+    add_steering_routes(app, desk)
+    add_openai_routes(app, desk)
+    add_serverless_routes(app, desk)
     add_cluster_routes(app, desk)
     app.add_middleware(Door, secret=desk.secret, max_body_bytes=args.max_body_bytes)
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESS_FROM_BYTES, compresslevel=_COMPRESS_LEVEL)

@@ -36,7 +36,7 @@ from core.wire.tokens import (
 )
 from deployments.gateway.desk import Desk
 
-_ACTIVATIONS, _WEIGHTS, _TEXT, _OLDER = "activations", "SAE weights", "tokens and chat", "older routes"
+_ACTIVATIONS, _WEIGHTS, _TEXT, OLDER = "activations", "SAE weights", "tokens and chat", "older routes"
 
 # What comes after /v1/activation/; an exchange's annotations name the bodies.
 _QUESTIONS: dict[str, Callable[..., Any]] = {
@@ -55,7 +55,7 @@ _QUESTIONS: dict[str, Callable[..., Any]] = {
 def add_routes(app: FastAPI, desk: Desk) -> None:
     """Adds every route that takes a body."""
     for name, exchange in _QUESTIONS.items():
-        _add(app, f"/v1/activation/{name}", _ACTIVATIONS, *_bodies(exchange), _asking(desk, exchange))
+        add_post(app, f"/v1/activation/{name}", _ACTIVATIONS, *_bodies(exchange), _asking(desk, exchange))
 
     async def similarity(request: Request, body: SimilarityMatrixRequest) -> Response:
         return await desk.exchange(request, body, body.model_id, positions.prediction_similarity)
@@ -77,8 +77,8 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
         return desk.respond(request, body, text.apply_chat_template(body, client.served))
 
     util = "/v1/util"
-    _add(app, f"{util}/sae-vector", _WEIGHTS, UtilSaeVectorRequest, UtilSaeVectorResponse, vector)
-    _add(
+    add_post(app, f"{util}/sae-vector", _WEIGHTS, UtilSaeVectorRequest, UtilSaeVectorResponse, vector)
+    add_post(
         app,
         f"{util}/sae-topk-by-decoder-cossim",
         _WEIGHTS,
@@ -86,7 +86,7 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
         UtilSaeTopkByDecoderCossimResponse,
         neighbours,
     )
-    _add(
+    add_post(
         app,
         f"{util}/similarity-matrix-pred",
         _ACTIVATIONS,
@@ -94,8 +94,8 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
         SimilarityMatrixResponse,
         similarity,
     )
-    _add(app, "/v1/tokenize", _TEXT, TokenizeRequest, TokenizeResponse, tokenize)
-    _add(app, "/v1/apply-chat-template", _TEXT, ApplyChatTemplateRequest, ApplyChatTemplateResponse, chat)
+    add_post(app, "/v1/tokenize", _TEXT, TokenizeRequest, TokenizeResponse, tokenize)
+    add_post(app, "/v1/apply-chat-template", _TEXT, ApplyChatTemplateRequest, ApplyChatTemplateResponse, chat)
     _add_older_routes(app, desk)
 
 
@@ -115,12 +115,12 @@ def _add_older_routes(app: FastAPI, desk: Desk) -> None:
         )
         return desk.respond(request, body, seed.top_k_reply(body, answer))
 
-    _add(app, "/activations-test", _OLDER, ActivationsTestRequest, ActivationsTestResponse, test)
-    _add(app, "/activations-all", _OLDER, ActivationsAllRequest, ActivationsAllResponse, everything)
-    _add(
+    add_post(app, "/activations-test", OLDER, ActivationsTestRequest, ActivationsTestResponse, test)
+    add_post(app, "/activations-all", OLDER, ActivationsAllRequest, ActivationsAllResponse, everything)
+    add_post(
         app,
         "/top-k-by-decoder-cosine-similarity",
-        _OLDER,
+        OLDER,
         TopKByDecoderCosineSimilarityRequest,
         TopKByDecoderCosineSimilarityResponse,
         near,
@@ -140,7 +140,27 @@ def _asking(desk: Desk, exchange: Callable[..., Any]) -> Callable[..., Any]:
     return ask
 
 
-def _add(app: FastAPI, path: str, tag: str, body: type[Any], response: type[Any], endpoint: Callable[..., Any]) -> None:
+def add_post(
+    app: FastAPI,
+    path: str,
+    tag: str,
+    body: type[Any],
+    response: type[Any],
+    endpoint: Callable[..., Any],
+    *,
+    responses: dict[int | str, dict[str, Any]] | None = None,
+) -> None:
+    """Adds a route that takes a body, documented by what its models say.
+
+    Args:
+        app: The app.
+        path: The path.
+        tag: Its chapter in the documentation.
+        body: What clients send.
+        response: What they get.
+        endpoint: Answers `(request, body)`.
+        responses: What else the documentation says about answers.
+    """
     endpoint.__annotations__["body"] = body
     app.add_api_route(
         path,
@@ -150,7 +170,7 @@ def _add(app: FastAPI, path: str, tag: str, body: type[Any], response: type[Any]
         operation_id=operation_id(path, "post"),
         summary=(body.__doc__ or "").splitlines()[0].rstrip("."),
         response_model=response,
-        responses=ERRORS,
+        responses=ERRORS | (responses or {}),
     )
 
 

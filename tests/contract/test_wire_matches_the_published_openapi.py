@@ -8,10 +8,24 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from core.wire import activations, cluster, features, internals, positions, rankings, seed, tokens
+from core.wire import (
+    activations,
+    cluster,
+    features,
+    internals,
+    positions,
+    rankings,
+    seed,
+    seed_completion,
+    steering,
+    steering_chat,
+    tokens,
+)
 
 DOCUMENT = json.loads((Path(__file__).parent / "data" / "inference.json").read_text())
-SCHEMAS: dict[str, dict[str, Any]] = DOCUMENT["components"]["schemas"]
+PUBLISHED: dict[str, dict[str, Any]] = DOCUMENT["components"]["schemas"]
+SCHEMAS = {name: schema for name, schema in PUBLISHED.items() if "enum" not in schema}
+CHOICES = {name: schema for name, schema in PUBLISHED.items() if "enum" in schema}
 
 
 def _models(*modules: ModuleType) -> dict[str, type[BaseModel]]:
@@ -23,8 +37,8 @@ def _models(*modules: ModuleType) -> dict[str, type[BaseModel]]:
     }
 
 
-MODELS = _models(activations, rankings, positions, internals, features, tokens, cluster)
-ALL_MODELS = MODELS | _models(seed)
+MODELS = _models(activations, rankings, positions, internals, features, tokens, cluster, steering, steering_chat)
+ALL_MODELS = MODELS | _models(seed, seed_completion)
 REQUESTS = sorted(name for name in ALL_MODELS if name.endswith("Request") and name != "SeedRequest")
 # FastAPI's own error schemas; ours leave the input out.
 FRAMEWORK = {"HTTPValidationError", "ValidationError"}
@@ -33,7 +47,14 @@ ADDITIONS = {
     "ActivationAllRequest": {"featureFilter"},
     "ActivationAllBatchRequest": {"featureFilter"},
     "ApplyChatTemplateRequest": {"model"},
+    "HealthResponse": {"jobs", "workers"},
+    "NPSteerFeature": {"atLeast"},
+    "NPSteerVector": {"atLeast"},
+    "SteerCompletionRequest": {"streamMode", "positions", "condition", "topP"},
+    "SteerCompletionChatRequest": {"streamMode", "positions", "condition", "topP"},
 }
+# Values of a choice that the peer does not have.
+ADDED_VALUES = {"NPSteerMethod": {"ABLATION"}}
 
 
 def _shape(schema: dict[str, Any]) -> dict[str, Any]:
@@ -74,6 +95,12 @@ def differences(name: str, published: dict[str, Any], ours: dict[str, Any]) -> l
 @pytest.mark.parametrize("name", sorted(SCHEMAS.keys() - FRAMEWORK))
 def test_every_published_schema_is_ours(name: str) -> None:
     assert differences(name, SCHEMAS[name], MODELS[name].model_json_schema(by_alias=True)) == []
+
+
+@pytest.mark.parametrize("name", sorted(CHOICES))
+def test_every_published_choice_is_ours(name: str) -> None:
+    ours = {value.value for value in getattr(steering, name)}
+    assert ours == set(CHOICES[name]["enum"]) | ADDED_VALUES.get(name, set())
 
 
 @pytest.mark.parametrize("name", sorted(ADDITIONS))
@@ -136,6 +163,6 @@ def test_every_request_has_an_example_that_it_accepts(name: str) -> None:
     for example in schema["examples"]:
         request = model.model_validate(example)
         assert set(example) <= set(schema["properties"])
-        for check in ("target", "query", "wanted_features"):
+        for check in ("target", "query", "wanted_features", "directions"):
             if hasattr(request, check):
                 getattr(request, check)()

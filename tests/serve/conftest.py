@@ -45,15 +45,19 @@ def cluster(hub: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
         deploy(build_gateway, GatewayArgs.model_validate(quick), "gateway", "/")
         locked = GatewayArgs(secret=SecretSource(env=None, file=str(secret_file)), **quick)
         deploy(build_gateway, locked, "locked-gateway", "/locked")
-        demo = {"model": DEMO, "token_limit": TOKEN_LIMIT, "runners": [{"source_sets": ["res-demo", "att-demo"]}]}
+        demo = {
+            "model": DEMO,
+            "token_limit": TOKEN_LIMIT,
+            "runners": [{"source_sets": ["res-demo", "att-demo"], "threads": 1}],
+        }
         deploy(build_model_app, ModelAppArgs.model_validate(demo), DEMO, None)
         gpt2 = {
             "model": GPT2,
             "token_limit": TOKEN_LIMIT,
             "batch_limit": 6,
             "runners": [
-                {"name": "Published", "source_sets": ["res-jb"], "include": ["^[0-3]-"]},
-                {"name": "Local", "source_sets": ["local"], "source_folders": {"local": str(local)}},
+                {"name": "Published", "source_sets": ["res-jb"], "include": ["^[0-3]-"], "threads": 1},
+                {"name": "Local", "source_sets": ["local"], "source_folders": {"local": str(local)}, "threads": 1},
             ],
         }
         deploy(build_model_app, ModelAppArgs.model_validate(gpt2), GPT2, None)

@@ -22,6 +22,13 @@ LIMITS = GenerationLimits(max_rows=8, budget_tokens=1024, prefill_tokens=128, ma
 
 
 @asynccontextmanager
+async def no_lease(names: Sequence[str], _: Deadline) -> AsyncGenerator[Mapping[str, LoadedSae]]:
+    """For requests without conditions."""
+    assert not names
+    yield {}
+
+
+@asynccontextmanager
 async def engine_of(
     family: str,
     limits: GenerationLimits = LIMITS,

@@ -14,9 +14,13 @@ from core.questions import (
     AttentionAnswer,
     AttentionQuestion,
     Attribution,
+    DirectionAnswer,
+    DirectionQuestion,
     FeatureAnswer,
     FeatureQuestion,
     MatrixAnswer,
+    MessageMeansAnswer,
+    MessageMeansQuestion,
     PredictionSimilarityQuestion,
     Question,
     ResidualAnswer,
@@ -139,6 +143,34 @@ def _similarity(truth: Truth, asked: PredictionSimilarityQuestion) -> MatrixAnsw
     return MatrixAnswer(cosines[1:, 1:].float().numpy())
 
 
+def _means(truth: Truth, asked: MessageMeansQuestion) -> MessageMeansAnswer:
+    rows = truth.activation(asked.tokens, asked.hook_name).double().numpy()
+    means = [rows[start:end].mean(0) if end > start else np.zeros(D_MODEL) for start, end in asked.spans]
+    return MessageMeansAnswer(np.array(means, dtype=np.float32).reshape(len(asked.spans), D_MODEL))
+
+
+def _direction(truth: Truth, asked: DirectionQuestion) -> DirectionAnswer:
+    rows = truth.activation(asked.tokens, asked.hook_name).double().numpy()
+    direction = np.array(asked.direction)
+    centre = np.zeros(D_MODEL) if asked.centre is None else np.array(asked.centre)
+
+    def read(row: np.ndarray) -> float:
+        shifted = row - centre
+        return float(shifted @ direction / (np.sqrt((shifted**2).sum()) if asked.normalize else 1.0))
+
+    values: list[float] = []
+    for start, end in asked.spans:
+        if end == start:
+            values.append(0.0)
+        elif asked.pooling == "mean":
+            values.append(read(rows[start:end].mean(0)))
+        elif asked.pooling == "last":
+            values.append(read(rows[end - 1]))
+        else:
+            values.append(max(read(row) for row in rows[start:end]))
+    return DirectionAnswer(np.array(values, dtype=np.float32))
+
+
 _EXPECTED: dict[type, Callable[[Truth, Any], Any]] = {
     FeatureQuestion: _feature,
     VectorQuestion: _vector,
@@ -148,6 +180,8 @@ _EXPECTED: dict[type, Callable[[Truth, Any], Any]] = {
     ResidualQuestion: _residual,
     AttentionQuestion: _attention,
     PredictionSimilarityQuestion: _similarity,
+    MessageMeansQuestion: _means,
+    DirectionQuestion: _direction,
 }
 
 
@@ -211,7 +245,7 @@ def questions(draw: st.DrawFn) -> Question:
     tokens = draw(prompts())
     source = draw(st.sampled_from(EVERY_SOURCE))
     places = st.lists(st.integers(0, len(tokens) - 1), max_size=3, unique=True).map(tuple)
-    kind = draw(st.integers(0, 7))
+    kind = draw(st.integers(0, 9))
     if kind == 0:
         index = draw(st.integers(0, WIDTHS[source] - 1))
         drop_first = len(tokens) > 1 and draw(st.booleans())
@@ -235,6 +269,22 @@ def questions(draw: st.DrawFn) -> Question:
     if kind == 6:
         layer, head = draw(st.integers(0, GPT2_LAYERS - 1)), draw(st.integers(0, N_HEADS - 1))
         return AttentionQuestion(tokens, layer, head, draw(st.integers(1, 9)))
+    if kind >= 8:
+        end = st.integers(0, len(tokens))
+        spans = tuple(tuple(sorted(pair)) for pair in draw(st.lists(st.tuples(end, end), max_size=4)))
+        hook = draw(st.sampled_from(["blocks.4.hook_resid_post", "blocks.0.hook_resid_pre"]))
+        if kind == 8:
+            return MessageMeansQuestion(tokens, hook, spans)
+        direction, centre = np.random.default_rng(draw(st.integers(0, 99))).normal(size=(2, D_MODEL))
+        return DirectionQuestion(
+            tokens,
+            hook,
+            spans,
+            tuple(direction.tolist()),
+            draw(st.sampled_from(["mean", "last", "max"])),
+            tuple(centre.tolist()) if draw(st.booleans()) else None,
+            draw(st.booleans()),
+        )
     return PredictionSimilarityQuestion(tokens, "4-mix")
 
 
@@ -252,4 +302,6 @@ def one_of_each(tokens: Sequence[int]) -> list[Question]:
         ResidualQuestion(ids, (0, 5, 11)),
         AttentionQuestion(ids, 2, 3),
         PredictionSimilarityQuestion(ids, "4-mix"),
+        MessageMeansQuestion(ids, "blocks.6.hook_resid_post", ((0, len(ids)), (1, 1), (1, 3))),
+        DirectionQuestion(ids, "blocks.6.hook_resid_post", ((0, len(ids)), (1, 1)), (0.1,) * D_MODEL, "max"),
     ]

@@ -11,8 +11,10 @@ from core.errors import InvalidRequest, RayscopeError
 from core.questions import (
     ActiveFeaturesQuestion,
     AttentionQuestion,
+    DirectionQuestion,
     EncoderVectorLookup,
     FeatureQuestion,
+    MessageMeansQuestion,
     NeighboursLookup,
     PredictionSimilarityQuestion,
     Question,
@@ -29,6 +31,7 @@ from tests.tiny_models import D_MODEL, D_SAE, GPT2_LAYERS
 
 from .questions import ATTENTION_SOURCES, VOCAB_SIZE, assert_same, expected, one_of_each, questions
 
+RESIDUAL = "blocks.1.hook_resid_post"
 IDS = (0, 17, 230, 9, 9, 311, 42, 0, 5)
 unhurried = settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
@@ -76,6 +79,13 @@ WRONG: list[tuple[Question, str]] = [
     (AttentionQuestion(IDS, 0, 4), r"Invalid head: 4. Must be in \[0, 4\)"),
     (AttentionQuestion(IDS, 0, -1), "Invalid head: -1"),
     (PredictionSimilarityQuestion(IDS, "1-res-jb"), "SAE architecture is not temporal"),
+    (MessageMeansQuestion(IDS, RESIDUAL, ((0, 2), (3, 10))), r"The span \(3, 10\) does not lie in the prompt's 9"),
+    (MessageMeansQuestion(IDS, RESIDUAL, ((-1, 2),)), r"The span \(-1, 2\) does not lie"),
+    (MessageMeansQuestion(IDS, RESIDUAL, ((4, 2),)), r"The span \(4, 2\) does not lie"),
+    (MessageMeansQuestion(IDS, "blocks.1.hook_nothing", ((0, 2),)), "no hook point"),
+    (DirectionQuestion(IDS, RESIDUAL, ((0, 10),), (1.0,) * D_MODEL), r"The span \(0, 10\) does not lie"),
+    (DirectionQuestion(IDS, RESIDUAL, ((0, 2),), (1.0,) * 3), "The direction has 3 numbers but blocks.1.hook_resid_p"),
+    (DirectionQuestion(IDS, RESIDUAL, ((0, 2),), (1.0,) * D_MODEL, centre=(1.0,)), "The centre has 1 numbers"),
     (FeatureQuestion((), "1-res-jb", 1), "The prompt has no tokens"),
     (FeatureQuestion((1, VOCAB_SIZE), "1-res-jb", 1), f"token {VOCAB_SIZE}, for which this model has no embedding"),
     (FeatureQuestion((1, -1), "1-res-jb", 1), "token -1, for which this model has no embedding"),

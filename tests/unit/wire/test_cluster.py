@@ -9,17 +9,38 @@ from core.wire.cluster import (
     Endpoints,
     ErrorBody,
     HealthResponse,
+    JobsInfo,
     ModelInfo,
+    ModelsResponse,
+    OpenAIModelInfo,
     ReadyResponse,
     SaeCache,
     SchemaErrorBody,
+    WorkersInfo,
     schema_problems,
 )
 from core.wire.rankings import ActivationAllRequest
 
 
-def test_health_says_healthy() -> None:
-    assert render(HealthResponse(status="healthy"), "camel") == b'{"status":"healthy"}'
+def test_health_has_the_clusters_own_fields_and_the_serverless_counts() -> None:
+    jobs = JobsInfo(completed=1, failed=2, in_progress=3, in_queue=4)
+    workers = WorkersInfo(idle=0, initializing=1, ready=2, running=2)
+    for case in ("camel", "snake"):
+        assert json.loads(render(HealthResponse(status="healthy", jobs=jobs, workers=workers), case)) == {
+            "status": "healthy",
+            "jobs": {"completed": 1, "failed": 2, "inProgress": 3, "inQueue": 4, "retried": 0},
+            "workers": {"idle": 0, "initializing": 1, "ready": 2, "running": 2, "throttled": 0, "unhealthy": 0},
+        }
+
+
+def test_openai_clients_find_the_models_in_their_own_words() -> None:
+    listing = ModelsResponse(models=[], data=[OpenAIModelInfo(id="rayscope-demo")])
+    for case in ("camel", "snake"):
+        assert json.loads(render(listing, case)) == {
+            "object": "list",
+            "models": [],
+            "data": [{"id": "rayscope-demo", "object": "model", "created": 0, "owned_by": "rayscope"}],
+        }
 
 
 def test_ready_knows_three_states() -> None:
@@ -59,7 +80,7 @@ def test_models_are_described_in_either_casing() -> None:
             "chat_template": True,
             "source_sets": [{"id": "res-demo", "sources": [], "n_sources": 4}],
             "runners": [{"name": "demo", "source_sets": ["res-demo"]}],
-            "limits": {"token_limit": 200, "batch_limit": 16, "max_num_results": 1000},
+            "limits": {"token_limit": 200, "generation_limit": 512, "batch_limit": 16, "max_num_results": 1000},
         }
     )
     camel, snake = json.loads(render(info, "camel")), json.loads(render(info, "snake"))

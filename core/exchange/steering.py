@@ -1,0 +1,117 @@
+"""`/v1/steer/completion`: a text to continue while features or vectors push the model; and what chat shares with it."""
+
+from collections.abc import Sequence
+
+from core.errors import InvalidRequest
+from core.exchange.directions import checked_steering, vector_direction
+from core.exchange.served import ServedModel
+from core.exchange.writing import MAX_SEED, Composer, Piece, Writing, check_penalty, room
+from core.generation.requests import Continuation, Sampling
+from core.generation.turns import eos_ids
+from core.steering.specification import Condition, FeatureDirection, Method, Push, Steering
+from core.wire.steering import (
+    NPSteerCompletionOutput,
+    NPSteerFeature,
+    NPSteerType,
+    NPSteerVector,
+    SteerCompletionRequest,
+    SteerCompletionResponse,
+    SteerOptions,
+)
+
+
+def completion(request: SteerCompletionRequest, model: ServedModel) -> Writing[SteerCompletionResponse]:
+    """One text, continued once per listed type."""
+    request.directions()
+    prompt = model.tokenizer.bos_prompt(request.prompt, model.limit)
+    stop_ids = eos_ids(model.tokenizer)
+    continuations = continuations_of(request, model, prompt.ids, stop_ids, special_tokens=True)
+    return Writing(continuations, _CompletionComposer(request, model, continuations, stop_ids))
+
+
+class _CompletionComposer(Composer[SteerCompletionResponse]):
+    """The token that ends a text is not part of it."""
+
+    def __init__(
+        self,
+        request: SteerOptions,
+        model: ServedModel,
+        continuations: Sequence[Continuation],
+        stop_ids: frozenset[int],
+    ) -> None:
+        super().__init__(model.tokenizer, continuations, hidden_ids=stop_ids, delta=request.stream_mode == "delta")
+        self._types = request.types
+
+    def compose(self, pieces: list[Piece], *, first: bool, last: bool) -> SteerCompletionResponse:
+        return SteerCompletionResponse(
+            outputs=[
+                NPSteerCompletionOutput(type=kind, output=piece.text, logprobs=piece.logprobs)
+                for kind, piece in zip(self._types, pieces, strict=True)
+            ]
+        )
+
+
+def continuations_of(
+    request: SteerOptions,
+    model: ServedModel,
+    prompt: tuple[int, ...],
+    stop_ids: frozenset[int],
+    *,
+    special_tokens: bool,
+) -> list[Continuation]:
+    """One continuation per listed type, all with the same rules and seed.
+
+    Raises:
+        InvalidRequest: There is no room to write, or a number or direction can not be used.
+        NotFound: A feature's source is not served.
+    """
+    check_penalty(request.freq_penalty)
+    sampling = Sampling(
+        max_tokens=room(model, len(prompt), request.n_completion_tokens),
+        temperature=request.temperature,
+        seed=int(request.seed) % MAX_SEED,
+        frequency_penalty=request.freq_penalty,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        n_logprobs=request.n_logprobs or 0,
+        stop_ids=stop_ids,
+    )
+    steering = (
+        steering_of(request, model, special_tokens=special_tokens) if NPSteerType.STEERED in request.types else None
+    )
+    special = tuple(at for at, is_special in enumerate(model.tokenizer.is_special(prompt)) if is_special)
+    return [
+        Continuation(prompt, sampling, steering if kind is NPSteerType.STEERED else None, special)
+        for kind in request.types
+    ]
+
+
+def steering_of(request: SteerOptions, model: ServedModel, *, special_tokens: bool) -> Steering:
+    """How the request pushes the model.
+
+    Raises:
+        InvalidRequest: There is nothing to push with, or it can not be used.
+        NotFound: A feature's source is not served.
+    """
+    method = Method(request.steer_method)
+    pushes = tuple(_push(wanted, method, request.strength_multiplier) for wanted in request.directions())
+    only = request.condition
+    steering = Steering(
+        pushes=pushes,
+        method=method,
+        normalize=request.normalize_steering,
+        positions=request.positions,
+        special_tokens=special_tokens,
+        condition=None if only is None else Condition(only.source, only.index, only.above),
+    )
+    return checked_steering(steering, model)
+
+
+def _push(wanted: NPSteerFeature | NPSteerVector, method: Method, multiplier: float) -> Push:
+    if wanted.at_least is not None and method is not Method.PROJECTION_CAP:
+        raise InvalidRequest(f"atLeast is the lower bound of PROJECTION_CAP; {method} has none")
+    direction = (
+        FeatureDirection(wanted.source, wanted.index)
+        if isinstance(wanted, NPSteerFeature)
+        else vector_direction(wanted.hook, wanted.steering_vector)
+    )
+    return Push(direction, wanted.strength * multiplier, wanted.at_least)

@@ -1,0 +1,94 @@
+"""`/v1/steer/completion-chat`: the next turn of a conversation."""
+
+from collections.abc import Sequence
+
+from core.chat import Message, write_chat
+from core.errors import InvalidRequest
+from core.exchange.served import ServedModel
+from core.exchange.steering import continuations_of
+from core.exchange.writing import Composer, Piece, Writing
+from core.generation.requests import Continuation
+from core.generation.turns import TurnFormat, without_reasoning
+from core.prompts import PromptTokenizer
+from core.wire.steering_chat import (
+    NPSteerChatMessage,
+    NPSteerChatResult,
+    SteerAssistantAxis,
+    SteerCompletionChatRequest,
+    SteerCompletionChatResponse,
+)
+
+
+def completion_chat(request: SteerCompletionChatRequest, model: ServedModel) -> Writing[SteerCompletionChatResponse]:
+    """One conversation, continued once per listed type."""
+    request.directions()
+    check_template(model.tokenizer)
+    messages = without_reasoning(Message(message.role, message.content) for message in request.prompt)
+    prompt = write_chat(model.tokenizer, messages, limit=model.limit)
+    turns = TurnFormat.of(model.tokenizer)
+    continuations = continuations_of(
+        request, model, prompt, turns.stop_ids, special_tokens=request.steer_special_tokens
+    )
+    return Writing(continuations, ChatComposer(request, model, messages, continuations, turns))
+
+
+def check_template(tokenizer: PromptTokenizer) -> None:
+    """Refuses chat messages for a model that has no way to write them.
+
+    Raises:
+        InvalidRequest: It has no chat template.
+    """
+    if not tokenizer.hf.chat_template:
+        raise InvalidRequest(
+            "This model has no chat template, so it cannot accept chat messages. Use /v1/steer/completion with a raw "
+            "`prompt` instead."
+        )
+
+
+class ChatComposer(Composer[SteerCompletionChatResponse]):
+    """The conversation with the assistant's turn, as messages and raw.
+
+    Delta events leave the messages to the last one: what reads as a turn can change while it grows.
+
+    Attributes:
+        messages: The conversation as it was rendered for the model.
+        assistant_axis: What `assistantAxis` shows. Whoever monitors personas sets it before `last` or `whole`; while it
+            is None the response has no such key.
+    """
+
+    def __init__(
+        self,
+        request: SteerCompletionChatRequest,
+        model: ServedModel,
+        messages: Sequence[Message],
+        continuations: Sequence[Continuation],
+        turns: TurnFormat,
+    ) -> None:
+        super().__init__(model.tokenizer, continuations, delta=request.stream_mode == "delta")
+        self.messages = messages
+        self.assistant_axis: list[SteerAssistantAxis] | None = None
+        self._types = request.types
+        self._sent = request.prompt
+        self._prompt = model.tokenizer.decode(continuations[0].prompt)
+        self._turns = turns
+
+    def compose(self, pieces: list[Piece], *, first: bool, last: bool) -> SteerCompletionChatResponse:
+        """Shows the prompt in the first response only and messages in the last only; a whole answer is both."""
+        prompt = self._prompt if first else ""
+        return SteerCompletionChatResponse(
+            outputs=[
+                NPSteerChatResult(
+                    chat_template=self._conversation(piece.whole) if last else [],
+                    raw=prompt + piece.text,
+                    type=kind,
+                    logprobs=piece.logprobs,
+                )
+                for kind, piece in zip(self._types, pieces, strict=True)
+            ],
+            input=NPSteerChatResult(chat_template=self._sent if first else [], raw=prompt),
+            assistant_axis=self.assistant_axis if last else None,
+        )
+
+    def _conversation(self, generated: str) -> list[NPSteerChatMessage]:
+        turns = self._turns.compose(self._prompt, generated)
+        return [*self._sent, *(NPSteerChatMessage(role=turn.role, content=turn.content) for turn in turns)]
