@@ -92,6 +92,9 @@ class ModelAppArgs(_Arguments):
     )
     batch_limit: int = Field(4, ge=1, description="Prompts of one batch request.")
     max_num_results: int = Field(1000, ge=1, description="Features that one request may ask for.")
+    persona_data_path: str | None = Field(
+        None, description="Folder with persona assets, one per model name. Default: only the demo has one."
+    )
     runners: list[RunnerArgs] = Field(
         default_factory=lambda: [RunnerArgs.model_validate({})],
         description="Runner deployments, each with its own source sets, share of a device and autoscaling.",

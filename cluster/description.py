@@ -4,6 +4,8 @@ Runs in the application's builder, once per deploy: configurations of the model 
 not. Replicas and the Gateway receive the finished description.
 """
 
+import logging
+from pathlib import Path
 from typing import Any
 
 from cluster.arguments import ModelAppArgs, RunnerArgs
@@ -11,6 +13,9 @@ from cluster.steerer_arguments import SteererArgs
 from core.catalogue.catalogue import SourceFilter, find_model, find_sources, weights_location
 from core.catalogue.description import Limits, ModelDescription, RunnerDescription, SteererDescription
 from core.engine.shape import ModelShape
+from core.persona.asset import PersonaAsset, find_persona
+
+_LOG = logging.getLogger("ray.serve")
 
 
 def describe(args: ModelAppArgs) -> ModelDescription:
@@ -37,6 +42,7 @@ def describe(args: ModelAppArgs) -> ModelDescription:
             max_num_results=args.max_num_results,
         ),
         runners=tuple(_describe_runner(args.model, runner) for runner in args.runners),
+        persona=_persona(args, [weights, names.id, *names.aliases], shape),
         steerer=None if args.steerer is None else _describe_steerer(args.model, args.steerer),
     )
 
@@ -45,6 +51,15 @@ def _describe_runner(model: str, args: RunnerArgs) -> RunnerDescription:
     wanted = SourceFilter(tuple(args.include), tuple(args.exclude))
     sources = find_sources(model, args.source_sets, args.source_folders, wanted)
     return RunnerDescription(args.name, tuple(sources), args.max_ongoing_requests)
+
+
+def _persona(args: ModelAppArgs, names: list[str], shape: ModelShape) -> PersonaAsset | None:
+    """The model's persona asset. A bad one is no reason not to serve the model."""
+    root = None if args.persona_data_path is None else Path(args.persona_data_path)
+    found = find_persona(names, shape, root)
+    for warning in found.warnings:
+        _LOG.warning("%s", warning)
+    return found.asset
 
 
 def _describe_steerer(model: str, args: SteererArgs) -> SteererDescription:

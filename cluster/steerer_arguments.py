@@ -55,7 +55,6 @@ class SteererArgs(BaseModel):
     max_vectors: int = Field(1024, ge=1, description="Steering directions kept on the device.")
     max_segments: int = Field(256, ge=1, description="Spans of text whose mean activations are read at once.")
     canary_period_s: float = Field(600.0, gt=0, description="How often to prove that steering still works.")
-    persona_data_path: str | None = Field(None, description="Folder with the persona monitor's directions.")
     engine: dict[str, Any] = Field(
         default_factory=dict, description="Any other argument of vLLM's engine, such as kv_cache_dtype."
     )
@@ -130,13 +129,13 @@ _STEERER_VARIABLES: Final[Mapping[str, str]] = {
     "MAX_MODEL_LEN": "max_model_len",
     "GPU_MEMORY_UTILIZATION": "gpu_memory_utilization",
     "TENSOR_PARALLEL_SIZE": "tensor_parallel_size",
-    "PERSONA_DATA_PATH": "persona_data_path",
 }
 _MODEL_VARIABLES: Final[Mapping[str, str]] = {
     "MODEL_ID": "model",
     "OVERRIDE_MODEL_ID": "weights",
     "MODEL_DTYPE": "model_dtype",
     "TOKEN_LIMIT": "token_limit",
+    "PERSONA_DATA_PATH": "persona_data_path",
 }
 
 

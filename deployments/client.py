@@ -24,13 +24,14 @@ from core.catalogue.description import ModelDescription
 from core.deadline import Deadline
 from core.errors import InvalidRequest, Overloaded, RayscopeError, Unavailable
 from core.exchange.served import ServedModel
-from core.generation.requests import Continuation, Growth
+from core.generation.requests import Continuation, Growth, MeansRequest
 from core.prompts import PromptTokenizer
 from core.questions import (
     EncoderVectorAnswer,
     EncoderVectorLookup,
     FeatureAnswer,
     FeatureQuestion,
+    Floats,
     Lookup,
     NeighboursAnswer,
     NeighboursLookup,
@@ -139,6 +140,11 @@ class ModelClient:
                 yield growths
         finally:
             parts.cancel()
+
+    async def read_means(self, request: MeansRequest, deadline: Deadline) -> Floats:
+        """Mean activations of a written text, `[spans, d]`."""
+        writer = self._writer_of([request.continuation])
+        return await self._call(writer, deadline, "read_means", request, deadline)
 
     async def report(self, runner: str, deadline: Deadline) -> dict[str, Any]:
         """What one replica of a Runner holds and how busy it is."""

@@ -16,6 +16,7 @@ from core.exchange.steering_chat import completion_chat
 from core.exchange.steering_health import steering_health
 from core.jobs import JobBook, JobCounts, JobState
 from core.wire.serverless import ServerlessInput
+from deployments.assistant_axis import add_axis
 from deployments.client import ModelClient
 from deployments.gateway.directory import Directory
 
@@ -79,7 +80,7 @@ class JobBoard:
                 part = composer.part()
                 if part is not None:
                     yield job_output(part)
-        # The assistant axis belongs here, where everything is written and the last answer is not yet made.
+        await add_axis(client, writing, deadline)
         yield job_output(composer.last())
 
     async def _model(self, name: str | None) -> ModelClient:

@@ -12,8 +12,8 @@ from core.catalogue.catalogue import weights_location
 from core.catalogue.description import ModelDescription
 from core.deadline import Deadline
 from core.device import DeviceExecutor, limit_memory, resolve_device
-from core.generation.requests import Continuation, Growth
-from core.questions import Lookup, Question
+from core.generation.requests import Continuation, Growth, MeansRequest
+from core.questions import Floats, Lookup, Question
 from deployments.metrics import RayMetrics
 
 _PROBE_TIMEOUT_S = 25.0
@@ -50,6 +50,10 @@ class Runner:
         async with aclosing(self._generation.stream(continuations, deadline)) as parts:
             async for growths in parts:
                 yield growths
+
+    async def read_means(self, request: MeansRequest, deadline: Deadline) -> Floats:
+        """Mean activations of a written text, `[spans, d]`."""
+        return await self._generation.read_means(request, deadline)
 
     async def report(self) -> dict[str, Any]:
         """What this replica holds and how busy it is."""
@@ -107,7 +111,10 @@ class Runner:
                 budget_tokens=args.batch_tokens,
                 max_entries=args.batch_entries,
                 max_queued_tokens=args.max_queued_tokens,
-                max_entry_tokens=description.limits.token_limit,
+                max_entry_tokens=min(
+                    args.max_queued_tokens,
+                    max(description.limits.token_limit, description.limits.generation_limit),
+                ),
             ),
             metrics=self._metrics,
         )

@@ -1,6 +1,7 @@
 """Steerer: one replica holds one model on vLLM and writes text with it, every text steered its own way."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 from cluster.steerer_arguments import SteererArgs
 from core.catalogue.description import ModelDescription
 from core.deadline import Deadline
-from core.generation.requests import Continuation, Growth
+from core.errors import InvalidRequest
+from core.generation.requests import Continuation, Growth, MeansRequest, Sampling
+from core.questions import Floats
 from core.steering.operators import Intervention
 
 
@@ -36,12 +39,23 @@ class Steerer:
             async for growths in parts:
                 yield growths
 
-    async def read(
-        self, continuation: Continuation, site: int, spans: list[tuple[int, int]], deadline: Deadline
-    ) -> Any:
-        """`Means` of activations over spans of a text at a residual site, before and after steering."""
-        (interventions,) = await self._resolve([continuation])
-        return await self._engine.read(continuation, interventions, site, spans, deadline)
+    async def read_means(self, request: MeansRequest, deadline: Deadline) -> Floats:
+        """Mean activations of a written text, `[spans, d]`, read again as a prompt.
+
+        Raises:
+            InvalidRequest: The place is not on the residual stream, or generated positions are steered in another way
+                than the prompt's, which a prompt can not repeat.
+        """
+        steering = request.continuation.steering
+        if request.place.site is None or (steering is not None and steering.positions != "all"):
+            raise InvalidRequest(
+                "The Steerer reads the residual stream of texts that are steered throughout", "Steer all positions."
+            )
+        sampling = Sampling(max_tokens=1, temperature=0.0)
+        read_again = dataclasses.replace(request.continuation, prompt=request.tokens, sampling=sampling)
+        (interventions,) = await self._resolve([read_again])
+        means = await self._engine.read(read_again, interventions, request.place.site, request.spans, deadline)
+        return means.after
 
     async def report(self) -> dict[str, Any]:
         """How busy this replica is."""

@@ -8,6 +8,7 @@ from core.catalogue.sources import Source
 from core.device import DeviceName
 from core.engine.shape import ModelShape
 from core.errors import InvalidRequest, NotFound
+from core.persona.asset import PersonaAsset
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class ModelDescription:
         shape: Its sizes.
         limits: What a request may ask for.
         runners: The Runner deployments. The first one also answers what needs no SAE.
+        persona: Directions of the persona monitor, where the model has an asset.
         steerer: The Steerer deployment, which writes texts if there is one; else the Runners do.
     """
 
@@ -82,6 +84,7 @@ class ModelDescription:
     limits: Limits
     runners: tuple[RunnerDescription, ...]
     steerer: SteererDescription | None = None
+    persona: PersonaAsset | None = None
 
     def sources(self) -> dict[str, Source]:
         """Every served source by id."""

@@ -9,6 +9,8 @@ from core.exchange.steering import continuations_of
 from core.exchange.writing import Composer, Piece, Writing
 from core.generation.requests import Continuation
 from core.generation.turns import TurnFormat, without_reasoning
+from core.persona.asset import PersonaAsset
+from core.persona.monitor import rendered
 from core.prompts import PromptTokenizer
 from core.wire.steering_chat import (
     NPSteerChatMessage,
@@ -24,12 +26,15 @@ def completion_chat(request: SteerCompletionChatRequest, model: ServedModel) -> 
     request.directions()
     check_template(model.tokenizer)
     messages = without_reasoning(Message(message.role, message.content) for message in request.prompt)
+    persona = model.description.persona if request.is_assistant_axis else None
+    if persona is not None:
+        messages = rendered(messages, persona)
     prompt = write_chat(model.tokenizer, messages, limit=model.limit)
     turns = TurnFormat.of(model.tokenizer)
     continuations = continuations_of(
         request, model, prompt, turns.stop_ids, special_tokens=request.steer_special_tokens
     )
-    return Writing(continuations, ChatComposer(request, model, messages, continuations, turns))
+    return Writing(continuations, ChatComposer(request, model, messages, continuations, turns, persona))
 
 
 def check_template(tokenizer: PromptTokenizer) -> None:
@@ -52,6 +57,8 @@ class ChatComposer(Composer[SteerCompletionChatResponse]):
 
     Attributes:
         messages: The conversation as it was rendered for the model.
+        types: The type of each text.
+        persona: The directions to measure the assistant's turns along; None where nobody asked, or the model has none.
         assistant_axis: What `assistantAxis` shows. Whoever monitors personas sets it before `last` or `whole`; while it
             is None the response has no such key.
     """
@@ -63,11 +70,13 @@ class ChatComposer(Composer[SteerCompletionChatResponse]):
         messages: Sequence[Message],
         continuations: Sequence[Continuation],
         turns: TurnFormat,
+        persona: PersonaAsset | None,
     ) -> None:
         super().__init__(model.tokenizer, continuations, delta=request.stream_mode == "delta")
         self.messages = messages
         self.assistant_axis: list[SteerAssistantAxis] | None = None
-        self._types = request.types
+        self.types = request.types
+        self.persona = persona
         self._sent = request.prompt
         self._prompt = model.tokenizer.decode(continuations[0].prompt)
         self._turns = turns
@@ -83,7 +92,7 @@ class ChatComposer(Composer[SteerCompletionChatResponse]):
                     type=kind,
                     logprobs=piece.logprobs,
                 )
-                for kind, piece in zip(self._types, pieces, strict=True)
+                for kind, piece in zip(self.types, pieces, strict=True)
             ],
             input=NPSteerChatResult(chat_template=self._sent if first else [], raw=prompt),
             assistant_axis=self.assistant_axis if last else None,

@@ -17,8 +17,10 @@ from core.engine.capture import pad_right
 from core.engine.model import EagerModel
 from core.generation.cache import RowCache
 from core.generation.masks import AttentionMasks
-from core.generation.requests import Continuation, Finish
+from core.generation.requests import Continuation, Finish, MeansRequest
 from core.generation.sampling import Choice, Chooser, choose
+from core.questions import Floats
+from core.readings.messages import span_means
 from core.steering.writing import RowSteering, SteeringHooks
 
 
@@ -59,21 +61,6 @@ class Row:
         elif self.n_tokens == self.continuation.sampling.max_tokens:
             self.finish = "length"
 
-    def prompt_mask(self, positions: int) -> list[bool]:
-        """Which of `positions` prompt positions are steered; padding is not."""
-        steering = self.continuation.steering
-        if steering is None or steering.positions == "generated":
-            return [False] * positions
-        spared = frozenset(() if steering.special_tokens else self.continuation.special_positions)
-        length = len(self.continuation.prompt)
-        return [at < length and at not in spared for at in range(positions)]
-
-    @property
-    def steers_generated(self) -> bool:
-        """Whether positions of generated tokens are steered."""
-        steering = self.continuation.steering
-        return steering is not None and steering.positions != "prompt"
-
 
 class RowBatch:
     """The running batch of one model. Everything here touches the device, so it runs on the device's thread."""
@@ -105,7 +92,7 @@ class RowBatch:
         hooks = self._steering(rows)
         self._cache.join(lengths)
         ends, last_of = torch.tensor([length - 1 for length in lengths]).unique(return_inverse=True)
-        active = torch.tensor([row.prompt_mask(ids.shape[1]) for row in rows], device=ids.device)
+        active = torch.tensor([prompt_mask(row.continuation, ids.shape[1]) for row in rows], device=ids.device)
         with hooks.attached(active):
             logits = self._model.next_logits(
                 ids,
@@ -124,7 +111,7 @@ class RowBatch:
         if self._hooks is None:
             self._hooks = self._steering(self._rows)
         ids = torch.tensor([[row.last] for row in self._rows], device=device)
-        active = torch.tensor([[row.steers_generated] for row in self._rows], device=device)
+        active = torch.tensor([[steers_generated(row.continuation)] for row in self._rows], device=device)
         lengths = self._cache.lengths
         self._cache.extend(device)
         with self._hooks.attached(active):
@@ -156,3 +143,31 @@ class RowBatch:
                 self._rows[at] = self._rows[-1]
                 self._rows.pop()
                 self._hooks = None
+
+
+def prompt_mask(continuation: Continuation, positions: int) -> list[bool]:
+    """Which of `positions` prompt positions are steered; what lies behind the prompt is not."""
+    steering = continuation.steering
+    if steering is None or steering.positions == "generated":
+        return [False] * positions
+    spared = frozenset(() if steering.special_tokens else continuation.special_positions)
+    return [at < len(continuation.prompt) and at not in spared for at in range(positions)]
+
+
+def steers_generated(continuation: Continuation) -> bool:
+    """Whether positions of generated tokens are steered."""
+    return continuation.steering is not None and continuation.steering.positions != "prompt"
+
+
+@torch.inference_mode()
+def read_means(model: EagerModel, request: MeansRequest, steering: RowSteering | None) -> Floats:
+    """Mean activations `[spans, d]` of a text, in one pass that ends at the hook point."""
+    n_prompt = len(request.continuation.prompt)
+    mask = prompt_mask(request.continuation, len(request.tokens))
+    mask[n_prompt:] = [steers_generated(request.continuation)] * (len(mask) - n_prompt)
+    hooks = SteeringHooks(model.hook_points, {} if steering is None else {0: steering}, model.device)
+    # Registered before the reading hook, so that what is read has been steered.
+    with hooks.attached(torch.tensor([mask], device=model.device)):
+        name = request.place.name
+        activation = model.capture([request.tokens], [name]).activations[name][0]
+    return span_means(activation, request.spans).cpu().numpy()

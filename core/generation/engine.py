@@ -20,10 +20,11 @@ from core.deadline import Deadline
 from core.device import DeviceExecutor
 from core.engine.model import EagerModel
 from core.errors import Overloaded, TooLarge, Unavailable
-from core.generation.batch import Row, RowBatch
-from core.generation.requests import Continuation, Finish, Growth
+from core.generation.batch import Row, RowBatch, read_means
+from core.generation.requests import Continuation, Finish, Growth, MeansRequest
 from core.generation.sampling import Choice
 from core.metrics import GENERATION_ROWS, GENERATION_TOKENS, NULL_METRICS, MetricSink
+from core.questions import Floats
 from core.saes.encoder import LoadedSae
 from core.steering.directions import Directions
 from core.steering.writing import FeatureIsActive, RowSteering, check_places
@@ -136,8 +137,7 @@ class GenerationEngine:
             Overloaded: Too many texts wait.
             DeadlineExceeded: The deadline passed.
         """
-        conditions = {one.steering.condition.source for one in continuations if one.steering and one.steering.condition}
-        async with self._lease(sorted(conditions), deadline) as saes:
+        async with self._lease(_conditions(continuations), deadline) as saes:
             caller = _Caller([await self._row(one, saes) for one in continuations])
             self._admit(caller)
             try:
@@ -151,6 +151,13 @@ class GenerationEngine:
                     yield caller.take()
             finally:
                 self._release(caller)
+
+    async def read_means(self, request: MeansRequest, deadline: Deadline) -> Floats:
+        """Mean activations `[spans, d]` of a text, steered as it was when it was written."""
+        async with self._lease(_conditions([request.continuation]), deadline) as saes, deadline.limit():
+            self._model.check_prompt(request.tokens)
+            row = await self._row(request.continuation, saes)
+            return await self._device.run(read_means, self._model, request, row.steering)
 
     def queue_time_s(self) -> float:
         """Seconds until the rows that wait now could have been written, by recent speed."""
@@ -261,6 +268,11 @@ class GenerationEngine:
                 caller, _ = self._callers[row]
                 caller.error = error
                 caller.news.set()
+
+
+def _conditions(continuations: Sequence[Continuation]) -> list[str]:
+    """The sources whose features are conditions."""
+    return sorted({one.steering.condition.source for one in continuations if one.steering and one.steering.condition})
 
 
 def join_growths(index: int, grown: Sequence[Growth]) -> Growth:

@@ -7,7 +7,7 @@ DEFAULT of one prompt, say) run as rows of one batch and are reported as they gr
 from dataclasses import dataclass
 from typing import Literal
 
-from core.steering.specification import Steering
+from core.steering.specification import HookPlace, Steering
 
 Finish = Literal["stop", "length"]
 
@@ -52,6 +52,23 @@ class Continuation:
     sampling: Sampling
     steering: Steering | None = None
     special_positions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MeansRequest:
+    """What is the mean activation over spans of a text that has been written, steered as it was when written?
+
+    Attributes:
+        continuation: The prompt and its steering; with `steering` None the plain model is read.
+        tokens: The whole text, prompt included. What follows the prompt counts as generated.
+        place: Hook point to read, after steering wrote there.
+        spans: Runs of positions `(start, end)`, the end excluded; an empty one has the mean 0.
+    """
+
+    continuation: Continuation
+    tokens: tuple[int, ...]
+    place: HookPlace
+    spans: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)

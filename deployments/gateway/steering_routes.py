@@ -18,6 +18,7 @@ from core.exchange.writing import Writing
 from core.wire.seed_completion import CompletionRequest, CompletionResponse
 from core.wire.steering import SteerCompletionRequest, SteerCompletionResponse
 from core.wire.steering_chat import SteerCompletionChatRequest, SteerCompletionChatResponse, SteerHealthResponse
+from deployments.assistant_axis import add_axis
 from deployments.client import ModelClient
 from deployments.gateway.desk import Desk
 from deployments.gateway.errors import error_body, route_path
@@ -83,7 +84,9 @@ async def _answer(
     writing = exchange(body, client.served)
     if getattr(body, "stream", False):
         return await event_stream(_events(desk, request, body, client, writing), lambda error: _failed(request, error))
-    writing.composer.add(await client.generate(writing.continuations, desk.deadline(request)))
+    deadline = desk.deadline(request)
+    writing.composer.add(await client.generate(writing.continuations, deadline))
+    await add_axis(client, writing, deadline)
     return desk.respond(request, body, writing.composer.whole())
 
 
@@ -92,12 +95,14 @@ async def _events(
 ) -> AsyncGenerator[bytes]:
     """Each event's body while the texts grow."""
     composer = writing.composer
-    async with aclosing(client.stream(writing.continuations, desk.deadline(request))) as stream:
+    deadline = desk.deadline(request)
+    async with aclosing(client.stream(writing.continuations, deadline)) as stream:
         async for growths in stream:
             composer.add(growths)
             part = composer.part()
             if part is not None:
                 yield desk.render(request, body, part)
+    await add_axis(client, writing, deadline)
     yield desk.render(request, body, composer.last())
 
 

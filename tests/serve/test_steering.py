@@ -236,7 +236,8 @@ def test_a_client_that_leaves_frees_its_rows(cluster: RunningCluster) -> None:
     with httpx.stream(
         "POST", f"{cluster.url}/v1/steer/completion", json=long | {"stream": True}, timeout=60
     ) as response:
-        next(events(response.iter_lines()))
+        shown = events(response.iter_lines())
+        next(shown)
         assert running(cluster) == 24
         left_s = time.monotonic()
     wait_for_condition(lambda: running(cluster) == 0, timeout=60, retry_interval_ms=50)

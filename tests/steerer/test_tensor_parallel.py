@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from core.generation.requests import Sampling
 from core.steering.specification import HookPlace, Method
 from tests.steerer.truth import Case, Write, tokens
 from tests.steerer.world import VOCABULARY, WIDTH, World, deadline, save_llama, world
@@ -28,7 +27,6 @@ def test_both_workers_hold_the_same_steered_activations(llama: World) -> None:
     write = Write(HookPlace(1, "resid_post"), Method.ORTHOGONAL_DECOMP, vector, -2.0)
     case = Case(tokens(rng, 30, VOCABULARY), (write,), max_tokens=4)
     spans = [(position, position + 1) for position in range(33)]
-    assert case.continuation.sampling == Sampling(4, temperature=0.0)
     _, ranks = llama.run(
         llama.engine.inspect(case.continuation, case.interventions, 2, spans, deadline(), every_rank=True)
     )

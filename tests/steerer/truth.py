@@ -70,7 +70,9 @@ class Case:
             steering = Steering(
                 pushes, self.writes[0].method, positions=self.positions, special_tokens=not self.spare_special
             )
-        return Continuation(self.prompt, Sampling(self.max_tokens, temperature=0.0), steering, self.special)
+        return Continuation(
+            self.prompt, Sampling(self.max_tokens, temperature=0.0, n_logprobs=1), steering, self.special
+        )
 
     @property
     def interventions(self) -> tuple[Intervention, ...]:
@@ -167,7 +169,7 @@ def mixture(width: int, n_layers: int, vocabulary: int, lengths: Sequence[int] =
     for method, coefficient, at_least in (
         (Method.SIMPLE_ADDITIVE, 1.5, None),
         (Method.ORTHOGONAL_DECOMP, -3.0, None),
-        (Method.PROJECTION_CAP, -2.0, -6.0),
+        (Method.PROJECTION_CAP, -8.0, -20.0),
     ):
         for point in ("resid_pre", "resid_post"):
             for positions in ("all", "prompt", "generated"):

@@ -1,0 +1,48 @@
+"""The persona monitor's part of a chat: once everything is written, the texts are read again and measured."""
+
+import asyncio
+import dataclasses
+from typing import Any
+
+from core.deadline import Deadline
+from core.errors import InvalidRequest
+from core.exchange.assistant_axis import axis_questions, axis_reply
+from core.exchange.steering_chat import ChatComposer
+from core.exchange.writing import Writing
+from core.generation.requests import Continuation, MeansRequest
+from core.persona.monitor import Watched
+from core.questions import Floats, MessageMeansAnswer
+from core.steering.specification import parse_hook
+from core.wire.steering import NPSteerType
+from deployments.client import ModelClient
+
+
+async def add_axis(client: ModelClient, writing: Writing[Any], deadline: Deadline) -> None:
+    """Gives a written chat its `assistantAxis`, where the request asked for it and the model has directions.
+
+    `pcValues` are read from the plain model, `pcValuesPostCap` from the model as it was steered.
+    """
+    composer = writing.composer
+    if not isinstance(composer, ChatComposer) or composer.persona is None:
+        return
+    place = parse_hook(composer.persona.primary.hook_name)
+    texts = dict(zip(composer.types, composer.texts, strict=True))
+    asked = axis_questions(client.served, composer.persona, composer.messages, texts)
+    written = dict(zip(composer.types, writing.continuations, strict=True))
+
+    async def means(continuation: Continuation, read: Watched) -> Floats:
+        return await client.read_means(MeansRequest(continuation, read.tokens, place, read.spans), deadline)
+
+    async def plain(kind: NPSteerType) -> MessageMeansAnswer:
+        unsteered = dataclasses.replace(written[kind], steering=None)
+        return MessageMeansAnswer(await means(unsteered, asked.watched[kind]))
+
+    answers = await asyncio.gather(*(plain(kind) for kind in asked.watched))
+    post_cap: dict[NPSteerType, Floats] = {}
+    for kind, read in asked.watched.items():
+        if written[kind].steering is not None:
+            try:
+                post_cap[kind] = await means(written[kind], read)
+            except InvalidRequest:
+                continue  # the text is written by then, and worth answering without this number
+    composer.assistant_axis = axis_reply(asked, answers, post_cap)
