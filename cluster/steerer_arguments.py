@@ -53,7 +53,7 @@ class SteererArgs(BaseModel):
     )
     operators_per_site: int = Field(8, ge=1, description="Directions along which one sequence is steered at one site.")
     max_vectors: int = Field(1024, ge=1, description="Steering directions kept on the device.")
-    max_segments: int = Field(256, ge=1, description="Spans of text whose mean activations are read at once.")
+    max_segments: int = Field(256, ge=16, description="Spans of text whose mean activations are read at once.")
     canary_period_s: float = Field(600.0, gt=0, description="How often to prove that steering still works.")
     engine: dict[str, Any] = Field(
         default_factory=dict, description="Any other argument of vLLM's engine, such as kv_cache_dtype."

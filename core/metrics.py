@@ -129,7 +129,7 @@ BATCH_OUTCOMES: Final = Counter(
     ("outcome",),
 )
 
-GENERATION_ROWS: Final = Gauge("rayscope_generation_rows", "Texts being written.")
+GENERATION_ROWS: Final = Gauge("rayscope_generation_entries", "Texts being written.")
 GENERATION_TOKENS: Final = Counter("rayscope_generation_tokens_total", "Tokens generated.")
 
 RESIDENCY_HITS: Final = Counter("rayscope_residency_hits_total", "SAEs found on the device.")

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+import psutil
+
 from cluster.arguments import RunnerArgs
 from core.batching import BatchLimits
 from core.catalogue.catalogue import weights_location
@@ -61,6 +63,8 @@ class Runner:
             "residency": self._engine.residency(),
             "queue_time_s": self._engine.queue_time_s(),
             "generating": self._generation.running,
+            "waiting": self._generation.waiting,
+            "process_ram_bytes": psutil.Process().memory_info().rss,
         }
 
     async def check_health(self) -> None:

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+import psutil
+
 from cluster.steerer_arguments import SteererArgs
 from core.catalogue.description import ModelDescription
 from core.deadline import Deadline
@@ -59,7 +61,12 @@ class Steerer:
 
     async def report(self) -> dict[str, Any]:
         """How busy this replica is."""
-        return {"generating": self._engine.running, "ranks": await self._engine.report()}
+        return {
+            "generating": self._engine.running,
+            "waiting": 0,  # vLLM decides by itself which of them it works on
+            "process_ram_bytes": psutil.Process().memory_info().rss,
+            "ranks": await self._engine.report(),
+        }
 
     async def check_health(self) -> None:
         """Fails once the engine is dead or no longer steers; Serve then replaces the replica."""

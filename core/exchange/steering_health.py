@@ -13,16 +13,19 @@ def steering_health(model: ServedModel, reports: Sequence[Mapping[str, Any]], no
 
     Args:
         model: The model.
-        reports: What one replica of each Runner reports.
+        reports: What one replica of each deployment that holds the model reports.
         now_s: Seconds since 1970.
     """
-    residency: list[ResidencyStats] = [report["residency"] for report in reports]
+    # A Steerer holds no SAEs and answers no questions.
+    residency: list[ResidencyStats] = [report["residency"] for report in reports if "residency" in report]
     stats = SteerHealthStats(
         timestamp=now_s,
         model_name=model.description.names.id,
         engine_initialized=True,
         num_running_requests=sum(report["generating"] for report in reports),
-        queue_time_s=max(report["queue_time_s"] for report in reports),
+        num_waiting_requests=sum(report["waiting"] for report in reports),
+        process_ram_mb=sum(report["process_ram_bytes"] for report in reports) / 2**20,
+        queue_time_s=max(report.get("queue_time_s", 0.0) for report in reports),
         sae_resident_bytes=sum(held.resident_bytes for held in residency),
         sae_budget_bytes=sum(held.budget_bytes for held in residency),
     )
@@ -32,7 +35,7 @@ def steering_health(model: ServedModel, reports: Sequence[Mapping[str, Any]], no
 def _words(stats: SteerHealthStats) -> str:
     return "\n".join(
         (
-            f"{stats.model_name}: {stats.num_running_requests} texts are being written",
+            f"{stats.model_name}: {stats.num_running_requests} texts are written, {stats.num_waiting_requests} wait",
             f"questions about activations wait {stats.queue_time_s:.1f} s",
             f"SAEs hold {stats.sae_resident_bytes / 2**20:.0f} of {stats.sae_budget_bytes / 2**20:.0f} MiB",
         )

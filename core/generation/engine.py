@@ -120,6 +120,11 @@ class GenerationEngine:
         """Texts in progress."""
         return len(self._running)
 
+    @property
+    def waiting(self) -> int:
+        """Texts that wait for a place."""
+        return len(self._waiting)
+
     async def generate(self, continuations: Sequence[Continuation], deadline: Deadline) -> list[Growth]:
         """Whole texts, one per continuation, in order."""
         parts: list[list[Growth]] = [[] for _ in continuations]
@@ -222,17 +227,16 @@ class GenerationEngine:
             if not self._waiting and not self._running:
                 self._wake.clear()
                 await self._wake.wait()
-            joining, leaving = self._join(), self._leaving
-            self._leaving = []
             started_s = loop.time()
             try:
+                joining, leaving = self._join(), self._leaving
+                self._leaving = []
                 gained = await self._device.run(self._batch.advance, joining, leaving)
+                self._throughput.record(len(gained), loop.time() - started_s)
+                self._hand_out(gained, leaving)
             except Exception as error:
                 self._batch = RowBatch(self._model)
                 self._fail(error)
-                continue
-            self._throughput.record(len(gained), loop.time() - started_s)
-            self._hand_out(gained, leaving)
 
     def _join(self) -> list[Row]:
         """The rows that may start now, oldest first."""

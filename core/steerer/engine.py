@@ -166,8 +166,9 @@ class SteeredEngine:
 
         Raises:
             InvalidRequest: As `stream`; or the site or a span can not be read.
-            Overloaded: As `stream`; or too many spans are being read.
+            Overloaded: Too many spans are being read.
         """
+        self._check_trusted()
         _, (read, *_) = await self.inspect(continuation, interventions, site, spans, deadline)
         return read
 

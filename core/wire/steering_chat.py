@@ -80,12 +80,14 @@ class _SnakeOnly(WireModel):
 
 
 class SteerHealthStats(_SnakeOnly):
-    """Figures of one model, summed over one replica of each of its Runners."""
+    """Figures of one model, summed over one replica of each of its deployments."""
 
     timestamp: float = Field(description="When they were taken, in seconds since 1970.")
     model_name: str = Field(description="The model.")
     engine_initialized: bool = Field(description="Whether texts can be written; true wherever this is answered.")
     num_running_requests: int = Field(description="Texts that are being written.")
+    num_waiting_requests: int = Field(description="Texts that wait for a place.")
+    process_ram_mb: float = Field(description="Memory of the processes that hold the model, in MiB.")
     queue_time_s: float = Field(description="Seconds that a question about activations would wait now.")
     sae_resident_bytes: int = Field(description="Device bytes that SAEs take.")
     sae_budget_bytes: int = Field(description="Device bytes that they may take.")

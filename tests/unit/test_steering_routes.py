@@ -55,6 +55,8 @@ class Engine:
             "residency": ResidencyStats(*range(100, 109)),
             "queue_time_s": 1.5,
             "generating": 3 if runner == "Runner" else 0,
+            "waiting": 2,
+            "process_ram_bytes": 2**20,
         }
 
 

@@ -302,6 +302,6 @@ def one_of_each(tokens: Sequence[int]) -> list[Question]:
         ResidualQuestion(ids, (0, 5, 11)),
         AttentionQuestion(ids, 2, 3),
         PredictionSimilarityQuestion(ids, "4-mix"),
-        MessageMeansQuestion(ids, "blocks.6.hook_resid_post", ((0, len(ids)), (1, 1), (1, 3))),
+        MessageMeansQuestion(ids, "blocks.6.hook_resid_post", ((0, len(ids)), (1, 1), (1, len(ids)))),
         DirectionQuestion(ids, "blocks.6.hook_resid_post", ((0, len(ids)), (1, 1)), (0.1,) * D_MODEL, "max"),
     ]

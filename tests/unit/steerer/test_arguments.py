@@ -70,8 +70,8 @@ def test_the_environment_of_the_serverless_server_is_understood() -> None:
         "MAX_MODEL_LEN": "65536",
         "GPU_MEMORY_UTILIZATION": "0.95",
         "TENSOR_PARALLEL_SIZE": "1",
-        "PERSONA_DATA_PATH": "",
-        "HOME": "/root",
+        "PERSONA_DATA_PATH": "/app/data",
+        "HOME": "/home/somebody",
     }
     application, steerer = arguments_from_environment(environ)
     assert application == {
@@ -79,8 +79,12 @@ def test_the_environment_of_the_serverless_server_is_understood() -> None:
         "weights": "casperhansen/llama-3.3-70b-instruct-awq",
         "model_dtype": "bfloat16",
         "token_limit": "65536",
+        "persona_data_path": "/app/data",
     }
     given = args(**steerer)
     assert given.gpu_memory_utilization == 0.95
     assert given.max_model_len == 65536
-    assert given.persona_data_path is None
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert arguments_from_environment({"MODEL_ID": "", "MAX_MODEL_LEN": ""}) == ({}, {})
