@@ -84,6 +84,25 @@ def serve(
     max_loaded_saes: Annotated[
         int | None, typer.Option("--max_loaded_saes", envvar="MAX_LOADED_SAES", help="SAEs in memory at most.")
     ] = None,
+    vllm: Annotated[bool, typer.Option("--vllm", help="Write texts with vLLM, for large models.")] = False,
+    tensor_parallel_size: Annotated[
+        int | None,
+        typer.Option("--tensor_parallel_size", envvar="TENSOR_PARALLEL_SIZE", help="vLLM: GPUs that share the model."),
+    ] = None,
+    max_model_len: Annotated[
+        int | None,
+        typer.Option("--max_model_len", envvar="MAX_MODEL_LEN", help="vLLM: tokens of a prompt and its completion."),
+    ] = None,
+    gpu_memory_utilization: Annotated[
+        float | None,
+        typer.Option(
+            "--gpu_memory_utilization", envvar="GPU_MEMORY_UTILIZATION", help="vLLM: share of each GPU to fill."
+        ),
+    ] = None,
+    persona_data_path: Annotated[
+        str | None,
+        typer.Option("--persona_data_path", envvar="PERSONA_DATA_PATH", help="Folder with persona assets."),
+    ] = None,
     list_models: Annotated[
         bool, typer.Option("--list_models", envvar="LIST_MODELS", help="Print the catalogue and exit.")
     ] = False,
@@ -112,6 +131,11 @@ def serve(
                     num_gpus=num_gpus,
                     token_limit=token_limit,
                     max_loaded_saes=max_loaded_saes,
+                    vllm=vllm,
+                    tensor_parallel_size=tensor_parallel_size,
+                    max_model_len=max_model_len,
+                    gpu_memory_utilization=gpu_memory_utilization,
+                    persona_data_path=persona_data_path,
                     host=host,
                     port=port,
                 )

@@ -36,12 +36,23 @@ class SingleModel(BaseModel):
     num_gpus: float = Field(0.0, description="Share of a GPU to reserve.")
     token_limit: int = Field(200, description="Tokens of one prompt.")
     max_loaded_saes: int | None = Field(None, description="SAEs in memory at most.")
+    vllm: bool = Field(False, description="Write texts with vLLM: a Steerer instead of a Runner.")
+    tensor_parallel_size: int | None = Field(None, description="GPUs that share the model; implies vllm.")
+    max_model_len: int | None = Field(None, description="Tokens of a prompt and its completion; implies vllm.")
+    gpu_memory_utilization: float | None = Field(None, description="Share of each GPU to fill; implies vllm.")
+    persona_data_path: str | None = Field(None, description="Folder with persona assets.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(5002, description="Port to listen on.")
 
 
 def config_of(flags: SingleModel) -> dict[str, Any]:
     """The configuration document that says the same as the flags."""
+    steerer: dict[str, Any] = {
+        "tensor_parallel_size": flags.tensor_parallel_size,
+        "max_model_len": flags.max_model_len,
+        "gpu_memory_utilization": flags.gpu_memory_utilization,
+    }
+    by_vllm = flags.vllm or any(value is not None for value in steerer.values())
     runner: dict[str, Any] = {
         "source_sets": flags.sae_sets,
         "include": flags.include_sae,
@@ -56,7 +67,10 @@ def config_of(flags: SingleModel) -> dict[str, Any]:
         "model_dtype": flags.model_dtype,
         "device": flags.device,
         "token_limit": flags.token_limit,
-        "runners": [{key: value for key, value in runner.items() if value not in (None, [])}],
+        "generation_limit": flags.max_model_len,
+        "persona_data_path": flags.persona_data_path,
+        "runners": [] if by_vllm else [_said(runner)],
+        "steerer": _said(steerer | {"source_sets": flags.sae_sets}) if by_vllm else None,
     }
     return {
         "proxy_location": "EveryNode",
@@ -77,6 +91,10 @@ def config_of(flags: SingleModel) -> dict[str, Any]:
             },
         ],
     }
+
+
+def _said(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in arguments.items() if value not in (None, [])}
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ not. Replicas and the Gateway receive the finished description.
 """
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def describe(args: ModelAppArgs) -> ModelDescription:
         shape=shape,
         limits=Limits(
             token_limit=args.token_limit,
-            generation_limit=min(args.generation_limit, shape.max_positions),
+            generation_limit=int(min(args.generation_limit, shape.max_positions, _longest(args.steerer))),
             batch_limit=args.batch_limit,
             max_num_results=args.max_num_results,
         ),
@@ -51,6 +52,11 @@ def _describe_runner(model: str, args: RunnerArgs) -> RunnerDescription:
     wanted = SourceFilter(tuple(args.include), tuple(args.exclude))
     sources = find_sources(model, args.source_sets, args.source_folders, wanted)
     return RunnerDescription(args.name, tuple(sources), args.max_ongoing_requests)
+
+
+def _longest(steerer: SteererArgs | None) -> float:
+    """Tokens that a sequence of the Steerer may have."""
+    return math.inf if steerer is None or steerer.max_model_len is None else steerer.max_model_len
 
 
 def _persona(args: ModelAppArgs, names: list[str], shape: ModelShape) -> PersonaAsset | None:

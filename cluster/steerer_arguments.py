@@ -1,7 +1,6 @@
 """Typed arguments of a Steerer: a model on vLLM, and what Ray reserves for each of its replicas."""
 
-from collections.abc import Mapping
-from typing import Any, Final, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -123,31 +122,3 @@ class SteererArgs(BaseModel):
             "placement_group_bundles": [{"CPU": self.num_cpus}, *([{"GPU": 1.0}] * gpus)],
             "placement_group_strategy": "STRICT_PACK",
         }
-
-
-_STEERER_VARIABLES: Final[Mapping[str, str]] = {
-    "MAX_MODEL_LEN": "max_model_len",
-    "GPU_MEMORY_UTILIZATION": "gpu_memory_utilization",
-    "TENSOR_PARALLEL_SIZE": "tensor_parallel_size",
-}
-_MODEL_VARIABLES: Final[Mapping[str, str]] = {
-    "MODEL_ID": "model",
-    "OVERRIDE_MODEL_ID": "weights",
-    "MODEL_DTYPE": "model_dtype",
-    "TOKEN_LIMIT": "token_limit",
-    "PERSONA_DATA_PATH": "persona_data_path",
-}
-
-
-def arguments_from_environment(environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """What the environment variables of the serverless steering server say.
-
-    Returns:
-        Arguments of the model's application, and arguments of its Steerer, as they are written: pydantic reads numbers.
-        A variable that is unset or empty is left out.
-    """
-    application, steerer = (
-        {argument: environ[name] for name, argument in names.items() if environ.get(name)}
-        for names in (_MODEL_VARIABLES, _STEERER_VARIABLES)
-    )
-    return application, steerer

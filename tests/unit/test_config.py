@@ -103,6 +103,34 @@ def test_environment_variables_say_what_flags_say(tmp_path: Path, sets: str) -> 
     assert by_variables.read_text() == by_flags.read_text()
 
 
+def test_the_variables_of_the_serverless_steering_server_are_understood(tmp_path: Path) -> None:
+    path = tmp_path / "by-variables.yaml"
+    variables = {
+        "MODEL_ID": "meta-llama/Llama-3.3-70B-Instruct",
+        "OVERRIDE_MODEL_ID": "casperhansen/llama-3.3-70b-instruct-awq",
+        "MODEL_DTYPE": "bfloat16",
+        "TOKEN_LIMIT": "65536",
+        "MAX_MODEL_LEN": "65537",
+        "GPU_MEMORY_UTILIZATION": "0.95",
+        "TENSOR_PARALLEL_SIZE": "4",
+        "PERSONA_DATA_PATH": "/app/data",
+    }
+    assert RUNNER.invoke(app, ["serve", f"--write_config={path}"], env=variables).exit_code == 0
+    args = ModelAppArgs.model_validate(read_config(path)["applications"][1]["args"])
+    assert (args.model, args.weights) == (variables["MODEL_ID"], variables["OVERRIDE_MODEL_ID"])
+    assert (args.model_dtype, args.token_limit, args.generation_limit) == ("bfloat16", 65536, 65537)
+    assert (args.persona_data_path, args.runners) == ("/app/data", [])
+    assert args.steerer is not None
+    assert (args.steerer.tensor_parallel_size, args.steerer.gpu_memory_utilization) == (4, 0.95)
+    assert args.steerer.max_model_len == 65537
+
+
+def test_without_them_a_model_has_no_steerer() -> None:
+    args = ModelAppArgs.model_validate(config_of(SingleModel(model_id="gpt2-small"))["applications"][1]["args"])
+    assert args.steerer is None
+    assert len(args.runners) == 1
+
+
 def test_the_catalogue_is_listed() -> None:
     listed = RUNNER.invoke(app, ["models"]).output
     assert "rayscope-demo" in listed

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from cluster.steerer_arguments import SteererArgs, arguments_from_environment
+from cluster.steerer_arguments import SteererArgs
 from core.errors import InvalidRequest
 from core.steerer.settings import EngineSettings, engine_arguments
 
@@ -59,32 +59,3 @@ def test_steering_is_part_of_what_names_a_compile_cache() -> None:
 def test_what_steering_depends_on_can_not_be_set_otherwise(name: str) -> None:
     with pytest.raises(InvalidRequest, match=name):
         engine_arguments(EngineSettings("repo", engine={name: 1}), (0,), on_gpu=False)
-
-
-def test_the_environment_of_the_serverless_server_is_understood() -> None:
-    environ = {
-        "MODEL_ID": "meta-llama/Llama-3.3-70B-Instruct",
-        "OVERRIDE_MODEL_ID": "casperhansen/llama-3.3-70b-instruct-awq",
-        "MODEL_DTYPE": "bfloat16",
-        "TOKEN_LIMIT": "65536",
-        "MAX_MODEL_LEN": "65536",
-        "GPU_MEMORY_UTILIZATION": "0.95",
-        "TENSOR_PARALLEL_SIZE": "1",
-        "PERSONA_DATA_PATH": "/app/data",
-        "HOME": "/home/somebody",
-    }
-    application, steerer = arguments_from_environment(environ)
-    assert application == {
-        "model": "meta-llama/Llama-3.3-70B-Instruct",
-        "weights": "casperhansen/llama-3.3-70b-instruct-awq",
-        "model_dtype": "bfloat16",
-        "token_limit": "65536",
-        "persona_data_path": "/app/data",
-    }
-    given = args(**steerer)
-    assert given.gpu_memory_utilization == 0.95
-    assert given.max_model_len == 65536
-
-
-def test_an_empty_variable_counts_as_unset() -> None:
-    assert arguments_from_environment({"MODEL_ID": "", "MAX_MODEL_LEN": ""}) == ({}, {})
