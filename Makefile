@@ -16,7 +16,7 @@ TORCH_BACKEND ?= $(if $(UV_FIND_LINKS),,$(if $(filter cpu,$(ACCELERATOR)),--torc
 # transformer_lens and sae_lens take many seconds to import without bytecode.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install serve test lint format lock demo bench-activations clean
+.PHONY: help install serve test lint format lock demo gpu-check bench-activations clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -52,6 +52,9 @@ lock: install ## Compile requirements/*.in to exact pins
 	    --override requirements/overrides-$$kind.txt requirements/$$kind.in -o requirements/$$kind.txt && \
 	  sed -i -E 's/^(torch==[0-9.]+)\+cpu/\1/' requirements/$$kind.txt; \
 	done
+
+gpu-check: install ## Check on a GPU what a CPU can not show (10 minutes)
+	@$(BIN)/python -m pytest tests/gpu
 
 demo: install ## Rebuild the demo model, its SAEs and transcoders
 	@$(BIN)/python -m core.demo.train

@@ -37,7 +37,10 @@ async def add_axis(client: ModelClient, writing: Writing[Any], deadline: Deadlin
         unsteered = dataclasses.replace(written[kind], steering=None)
         return MessageMeansAnswer(await means(unsteered, asked.watched[kind]))
 
-    answers = await asyncio.gather(*(plain(kind) for kind in asked.watched))
+    if client.description.runners:
+        answers = await client.ask(asked.questions, deadline)
+    else:
+        answers = await asyncio.gather(*(plain(kind) for kind in asked.watched))
     post_cap: dict[NPSteerType, Floats] = {}
     for kind, read in asked.watched.items():
         if written[kind].steering is not None:

@@ -3,6 +3,7 @@
     client = await ModelClient.connect("rayscope-demo")        # the application's name
     top = await client.top_features("Le chat dort sur le tapis.", "res-demo", k=5)
     fires = await client.feature("Le chat dort", "2-res-demo", index=17)
+    text = await client.complete("Le chat dort sur", max_tokens=20)
 
 The Gateway uses it too. It tokenises where it runs, picks the Runner that serves the sources, splits a ranking over
 several Runners and merges it exactly, retries once on another replica when one died, and raises the errors of
@@ -21,10 +22,14 @@ from ray.serve.handle import DeploymentHandle
 
 from core.catalogue.catalogue import weights_location
 from core.catalogue.description import ModelDescription
+from core.chat import Message, write_chat
 from core.deadline import Deadline
 from core.errors import InvalidRequest, Overloaded, RayscopeError, Unavailable
+from core.exchange.directions import checked_steering
 from core.exchange.served import ServedModel
-from core.generation.requests import Continuation, Growth, MeansRequest
+from core.generation.requests import Continuation, Growth, MeansRequest, Sampling
+from core.generation.text import GrowingText
+from core.generation.turns import TurnFormat, eos_ids
 from core.prompts import PromptTokenizer
 from core.questions import (
     EncoderVectorAnswer,
@@ -42,6 +47,7 @@ from core.questions import (
 )
 from core.ranking import merge_rankings
 from core.steering.directions import place_of
+from core.steering.specification import Steering
 
 DEFAULT_TIMEOUT_S = 60.0
 _REPLICA_LOST = (ActorDiedError, ActorUnavailableError, ReplicaUnavailableError)
@@ -106,6 +112,38 @@ class ModelClient:
         """The encoder column of a feature."""
         return await self.look_up(EncoderVectorLookup(source, index), Deadline.after(timeout_s))
 
+    async def complete(
+        self,
+        text: str,
+        *,
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        steering: Steering | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> str:
+        """What the model writes after `text`."""
+        tokenizer = self.served.tokenizer
+        prompt = tokenizer.bos_prompt(text, self.served.limit).ids
+        sampling = Sampling(max_tokens, temperature, seed, stop_ids=eos_ids(tokenizer))
+        return await self._write(prompt, sampling, steering, timeout_s)
+
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        steering: Steering | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> str:
+        """What the assistant answers to a conversation."""
+        tokenizer = self.served.tokenizer
+        prompt = write_chat(tokenizer, messages, limit=self.served.limit)
+        sampling = Sampling(max_tokens, temperature, seed, stop_ids=TurnFormat.of(tokenizer).stop_ids)
+        return await self._write(prompt, sampling, steering, timeout_s)
+
     async def ask(self, questions: Sequence[Question], deadline: Deadline) -> list[Any]:
         """Answers questions of `core.questions`, in order.
 
@@ -149,6 +187,23 @@ class ModelClient:
     async def report(self, runner: str, deadline: Deadline) -> dict[str, Any]:
         """What one replica of a Runner holds and how busy it is."""
         return await self._call(runner, deadline, "report")
+
+    async def _write(
+        self, prompt: tuple[int, ...], sampling: Sampling, steering: Steering | None, timeout_s: float
+    ) -> str:
+        checked = None if steering is None else checked_steering(steering, self.served)
+        special = tuple(at for at, is_special in enumerate(self.served.tokenizer.is_special(prompt)) if is_special)
+        room = self.description.limits.generation_limit - len(prompt)
+        if sampling.max_tokens > room:
+            raise InvalidRequest(
+                f"The prompt has {len(prompt)} tokens and leaves room for {max(0, room)}, not {sampling.max_tokens}.",
+                "Shorten the prompt or ask for fewer tokens.",
+            )
+        continuation = Continuation(prompt, sampling, checked, special)
+        (growth,) = await self.generate([continuation], Deadline.after(timeout_s))
+        text = GrowingText(self.served.tokenizer, prompt, sampling.stop_ids)
+        text.push(growth.tokens)
+        return text.read(final=True)
 
     async def _ask_apart(self, question: Question, deadline: Deadline) -> Any:
         """Splits a question by the Runners that serve its sources, and merges."""

@@ -4,7 +4,7 @@
     axis_reply(asked, answers, post_cap)            ->  SteerAssistantAxis per type
 
 `pcValues` are always read without steering, so the steered text, too, is asked about in a forward pass of its own.
-`pcValuesPostCap` come from the engine that wrote it (`core.persona.monitor.spans_while_writing` tells it where).
+`pcValuesPostCap` are read by the engine that wrote it, steered as it was.
 
 While the monitor is on, the prompt must have been rendered from `core.persona.monitor.rendered(messages, asset)`.
 """

@@ -2,14 +2,11 @@
 
     conversation(messages, text)      the prompt's messages, then one of the assistant's that holds what was written
       -> watch(tokenizer, ...)        its tokens, and one span per assistant message
-      -> means [turns, d]             by a forward pass of its own, or pooled by the engine that wrote the text
+      -> means [turns, d]             pooled on the device, in a forward pass of its own
       -> turns(asset, ...)            one report per assistant message
 
 A message's span is everything that belongs to it in the closed conversation, header and footer too
 (`core.chat.message_partition`). Only the assistant's messages are reported.
-
-A generating engine that pools residuals while it writes is told beforehand where the turns lie
-(`spans_while_writing`); the last one ends with the last token that it reads, and the final token is never read.
 
 Pure functions; no device, no engine.
 """
@@ -47,19 +44,6 @@ class Watched:
     tokens: tuple[int, ...]
     spans: Spans
     snippets: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class WritingSpans:
-    """Turns in a text that is still being written.
-
-    Attributes:
-        closed: `(start, end)` of each assistant message of the prompt.
-        open_from: Where the turn that is being written starts, its header included.
-    """
-
-    closed: Spans
-    open_from: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,26 +91,6 @@ def watch(tokenizer: PromptTokenizer, messages: Sequence[Message], max_tokens: i
     spans = _turn_spans(messages, partition.bounds, limit)
     last = max((end for _, end in spans), default=1)
     return Watched(partition.tokens[:last], spans, _snippets(messages))
-
-
-def spans_while_writing(
-    tokenizer: PromptTokenizer, prompt: Sequence[Message], prompt_ids: Sequence[int]
-) -> WritingSpans | None:
-    """Where the assistant's turns lie in what an engine reads while it writes the last of them.
-
-    Args:
-        tokenizer: The model's tokenizer.
-        prompt: The messages that were rendered for the model.
-        prompt_ids: The prompt as the engine gets it, with the opening of the assistant's turn.
-
-    Returns:
-        None where the closed prompt is no beginning of `prompt_ids`: then the text must be read again once it is there.
-    """
-    partition = message_partition(tokenizer, prompt)
-    start = len(partition.tokens)
-    if tuple(prompt_ids[:start]) != partition.tokens:
-        return None
-    return WritingSpans(_turn_spans(prompt, partition.bounds, start), start)
 
 
 def turns(

@@ -6,9 +6,13 @@ import pickle
 import pytest
 from ray import serve
 
+from core.chat import Message
 from core.deadline import Deadline
+from core.demo.steering import language_of
 from core.errors import InvalidRequest, NotFound, Unavailable
+from core.generation.requests import Continuation, Sampling
 from core.questions import FeatureQuestion
+from core.steering.specification import FeatureDirection, Push, Steering
 from deployments.client import ModelClient
 from tests.serve.conftest import DEMO, RunningCluster
 
@@ -64,5 +68,36 @@ def test_the_client_ranks_and_looks_up(cluster: RunningCluster) -> None:
         assert near.indexes[0] == 5
         vector = await client.encoder_vector("1-res-demo", 5)
         assert vector.hook_name == "blocks.1.hook_resid_post"
+
+    asyncio.run(run())
+
+
+def test_the_client_writes_steered_and_chats(cluster: RunningCluster) -> None:
+    async def run() -> None:
+        client = await ModelClient.connect(DEMO)
+        spanish = Steering((Push(FeatureDirection("1-res-demo", 2), 12.8),))
+        assert language_of(await client.complete("Le chat dort sur", max_tokens=20)) == "fr"
+        assert language_of(await client.complete("Le chat dort sur", max_tokens=20, steering=spanish)) == "es"
+        assert "Paris" in await client.chat([Message("user", "What is the capital of France?")], max_tokens=20)
+        with pytest.raises(InvalidRequest, match="leaves room for"):
+            await client.complete("Le chat dort sur", max_tokens=10**6)
+        nowhere = Steering((Push(FeatureDirection("9-res-demo", 2), 1.0),))
+        with pytest.raises(NotFound, match="9-res-demo"):
+            await client.complete("Le chat dort sur", steering=nowhere)
+
+    asyncio.run(run())
+
+
+def test_whoever_stops_reading_a_text_frees_its_row(cluster: RunningCluster) -> None:
+    async def run() -> None:
+        client = await ModelClient.connect(DEMO)
+        endless = Continuation((1, 5, 6), Sampling(400, 1.0, seed=1))
+        deadline = Deadline.after(60)
+        stream = client.stream([endless] * 4, deadline)
+        await anext(stream)
+        assert (await client.report("Runner", deadline))["generating"] == 4
+        await stream.aclose()
+        while (await client.report("Runner", deadline))["generating"]:
+            deadline.check()
 
     asyncio.run(run())

@@ -6,7 +6,7 @@ import pytest
 from core.chat import Message, message_partition
 from core.demo import ARTEFACTS
 from core.persona.asset import PersonaAsset
-from core.persona.monitor import conversation, rendered, spans_while_writing, turns, watch
+from core.persona.monitor import conversation, rendered, turns, watch
 from core.persona.projection import Axis, project
 from core.prompts import PromptTokenizer
 
@@ -88,29 +88,6 @@ def test_a_system_message_is_blanked_only_where_the_asset_asks_and_only_in_front
     assert rendered(chat, asset()) == chat
     assert rendered([ASKED, SYSTEM], asset(blank=True)) == [ASKED, SYSTEM]
     assert rendered([], asset(blank=True)) == []
-
-
-def test_an_engine_that_writes_is_told_the_turns_of_the_prompt_and_where_its_own_starts(
-    tokenizer: PromptTokenizer,
-) -> None:
-    shown = tokenizer.hf.apply_chat_template(
-        [{"role": m.role, "content": m.content} for m in CHAT], tokenize=False, add_generation_prompt=True
-    )
-    prompt_ids = tokenizer.encode_rendered(shown).ids
-    spans = spans_while_writing(tokenizer, CHAT, prompt_ids)
-    assert spans is not None
-    assert [text_of(tokenizer, tuple(prompt_ids), span) for span in spans.closed] == [
-        "<|assistant|>\nArr, matey! It is Rome.<|end|>\n"
-    ]
-    assert text_of(tokenizer, tuple(prompt_ids), (spans.open_from, len(prompt_ids))) == "<|assistant|>\n"
-    read = watch(tokenizer, conversation(CHAT, "Ahoy!"))
-    assert (*spans.closed, (spans.open_from, len(read.tokens))) == read.spans
-
-
-def test_a_prompt_that_does_not_start_with_its_closed_messages_must_be_read_again(tokenizer: PromptTokenizer) -> None:
-    other = message_partition(tokenizer, [ASKED]).tokens
-    assert spans_while_writing(tokenizer, CHAT, other) is None
-    assert spans_while_writing(tokenizer, CHAT, ()) is None
 
 
 def test_titles_name_the_first_directions_in_order() -> None:
