@@ -16,9 +16,9 @@ from core.exchange.steering_chat import completion_chat
 from core.exchange.steering_health import steering_health
 from core.jobs import JobBook, JobCounts, JobState
 from core.wire.serverless import ServerlessInput
-from deployments.assistant_axis import add_axis
 from deployments.client import ModelClient
 from deployments.gateway.directory import Directory
+from deployments.readings import add_readings
 
 
 class JobBoard:
@@ -80,7 +80,7 @@ class JobBoard:
                 part = composer.part()
                 if part is not None:
                     yield job_output(part)
-        await add_axis(client, writing, deadline)
+        await add_readings(client, writing, deadline)
         yield job_output(composer.last())
 
     async def _model(self, name: str | None) -> ModelClient:

@@ -43,14 +43,13 @@ class _SeedComposer(Composer[CompletionResponse]):
         turns: TurnFormat | None,
     ) -> None:
         hidden = eos_ids(model.tokenizer) if turns is None else ()
-        super().__init__(model.tokenizer, continuations, hidden_ids=hidden)
-        self._types = types
+        super().__init__(model.tokenizer, continuations, types, hidden_ids=hidden)
         self._asked = request.prompt
         self._prompt = model.tokenizer.decode(continuations[0].prompt)
         self._turns = turns
 
     def compose(self, pieces: list[Piece], *, first: bool, last: bool) -> CompletionResponse:
-        written = {kind: self._written(piece.whole) for kind, piece in zip(self._types, pieces, strict=True)}
+        written = {kind: self._written(piece.whole) for kind, piece in zip(self.types, pieces, strict=True)}
         return CompletionResponse(default=written.get(NPSteerType.DEFAULT), steered=written.get(NPSteerType.STEERED))
 
     def _written(self, generated: str) -> SeedCompletion:

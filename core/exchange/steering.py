@@ -8,6 +8,7 @@ from core.exchange.served import ServedModel
 from core.exchange.writing import MAX_SEED, Composer, Piece, Writing, check_penalty, room
 from core.generation.requests import Continuation, Sampling
 from core.generation.turns import eos_ids
+from core.persona.reads import check_fit
 from core.steering.specification import Condition, FeatureDirection, Method, Push, Steering
 from core.wire.steering import (
     NPSteerCompletionOutput,
@@ -26,7 +27,8 @@ def completion(request: SteerCompletionRequest, model: ServedModel) -> Writing[S
     prompt = model.tokenizer.bos_prompt(request.prompt, model.limit)
     stop_ids = eos_ids(model.tokenizer)
     continuations = continuations_of(request, model, prompt.ids, stop_ids, special_tokens=True)
-    return Writing(continuations, _CompletionComposer(request, model, continuations, stop_ids))
+    composer = _CompletionComposer(request, model, continuations, stop_ids)
+    return Writing(continuations, composer, tuple(request.vector_reads or ()))
 
 
 class _CompletionComposer(Composer[SteerCompletionResponse]):
@@ -39,15 +41,17 @@ class _CompletionComposer(Composer[SteerCompletionResponse]):
         continuations: Sequence[Continuation],
         stop_ids: frozenset[int],
     ) -> None:
-        super().__init__(model.tokenizer, continuations, hidden_ids=stop_ids, delta=request.stream_mode == "delta")
-        self._types = request.types
+        super().__init__(
+            model.tokenizer, continuations, request.types, hidden_ids=stop_ids, delta=request.stream_mode == "delta"
+        )
 
     def compose(self, pieces: list[Piece], *, first: bool, last: bool) -> SteerCompletionResponse:
         return SteerCompletionResponse(
             outputs=[
                 NPSteerCompletionOutput(type=kind, output=piece.text, logprobs=piece.logprobs)
-                for kind, piece in zip(self._types, pieces, strict=True)
-            ]
+                for kind, piece in zip(self.types, pieces, strict=True)
+            ],
+            vector_reads=self.vector_reads if last else None,
         )
 
 
@@ -66,6 +70,7 @@ def continuations_of(
         NotFound: A feature's source is not served.
     """
     check_penalty(request.freq_penalty)
+    check_fit(request.vector_reads or (), model.description.shape)
     sampling = Sampling(
         max_tokens=room(model, len(prompt), request.n_completion_tokens),
         temperature=request.temperature,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from core.chat import Message, write_chat
+from core.chat import Message, message_partition, write_chat
 from core.errors import InvalidRequest
 from core.exchange.served import ServedModel
 from core.exchange.steering import continuations_of
@@ -10,7 +10,7 @@ from core.exchange.writing import Composer, Piece, Writing
 from core.generation.requests import Continuation
 from core.generation.turns import TurnFormat, without_reasoning
 from core.persona.asset import PersonaAsset
-from core.persona.monitor import rendered
+from core.persona.monitor import Spans, rendered
 from core.prompts import PromptTokenizer
 from core.wire.steering_chat import (
     NPSteerChatMessage,
@@ -34,7 +34,8 @@ def completion_chat(request: SteerCompletionChatRequest, model: ServedModel) -> 
     continuations = continuations_of(
         request, model, prompt, turns.stop_ids, special_tokens=request.steer_special_tokens
     )
-    return Writing(continuations, ChatComposer(request, model, messages, continuations, turns, persona))
+    composer = ChatComposer(request, model, messages, continuations, turns, persona)
+    return Writing(continuations, composer, tuple(request.vector_reads or ()))
 
 
 def check_template(tokenizer: PromptTokenizer) -> None:
@@ -57,7 +58,6 @@ class ChatComposer(Composer[SteerCompletionChatResponse]):
 
     Attributes:
         messages: The conversation as it was rendered for the model.
-        types: The type of each text.
         persona: The directions to measure the assistant's turns along; None where nobody asked, or the model has none.
         assistant_axis: What `assistantAxis` shows. Whoever monitors personas sets it before `last` or `whole`; while it
             is None the response has no such key.
@@ -72,10 +72,10 @@ class ChatComposer(Composer[SteerCompletionChatResponse]):
         turns: TurnFormat,
         persona: PersonaAsset | None,
     ) -> None:
-        super().__init__(model.tokenizer, continuations, delta=request.stream_mode == "delta")
+        super().__init__(model.tokenizer, continuations, request.types, delta=request.stream_mode == "delta")
+        self._tokenizer = model.tokenizer
         self.messages = messages
         self.assistant_axis: list[SteerAssistantAxis] | None = None
-        self.types = request.types
         self.persona = persona
         self._sent = request.prompt
         self._prompt = model.tokenizer.decode(continuations[0].prompt)
@@ -96,7 +96,14 @@ class ChatComposer(Composer[SteerCompletionChatResponse]):
             ],
             input=NPSteerChatResult(chat_template=self._sent if first else [], raw=prompt),
             assistant_axis=self.assistant_axis if last else None,
+            vector_reads=self.vector_reads if last else None,
         )
+
+    def messages_in(self, prompt: tuple[int, ...]) -> Spans:
+        """Each message, if the prompt begins as the closed conversation does; its end opens the written turn."""
+        partition = message_partition(self._tokenizer, self.messages)
+        n_closed = len(partition.tokens)
+        return partition.bounds if prompt[:n_closed] == partition.tokens else super().messages_in(prompt)
 
     def _conversation(self, generated: str) -> list[NPSteerChatMessage]:
         turns = self._turns.compose(self._prompt, generated)

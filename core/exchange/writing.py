@@ -19,9 +19,11 @@ from core.errors import InvalidRequest
 from core.exchange.served import ServedModel
 from core.generation.requests import Continuation, Growth, TokenScore
 from core.generation.text import GrowingText
+from core.persona.monitor import Spans
 from core.prompts import PromptTokenizer
 from core.wire.base import WireModel
-from core.wire.steering import NPLogprob, NPLogprobTop
+from core.wire.steering import NPLogprob, NPLogprobTop, NPSteerType, SteerVectorReads
+from core.wire.vector_reads import VectorRead
 
 Response = TypeVar("Response", bound=WireModel)
 
@@ -31,10 +33,17 @@ MAX_PENALTY = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Writing(Generic[Response]):
-    """Texts to write, and what turns them into the response. For one request; the composer remembers."""
+    """Texts to write, and what turns them into the response. For one request; the composer remembers.
+
+    Attributes:
+        continuations: The texts.
+        composer: Makes the response.
+        reads: Directions to read over the texts once they are written.
+    """
 
     continuations: list[Continuation]
     composer: "Composer[Response]"
+    reads: tuple[VectorRead, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +67,19 @@ class Composer(ABC, Generic[Response]):
     Args:
         tokenizer: The model's tokenizer.
         continuations: The texts, in the order of the response.
+        types: The type of each text.
         hidden_ids: Tokens that are left out of the text, and their scores with them.
         delta: Whether events hold only what is new.
+
+    Attributes:
+        vector_reads: What `vectorReads` shows; whoever reads them sets it before `last` or `whole`.
     """
 
     def __init__(
         self,
         tokenizer: PromptTokenizer,
         continuations: Sequence[Continuation],
+        types: Sequence[NPSteerType],
         *,
         hidden_ids: Iterable[int] = (),
         delta: bool = False,
@@ -73,7 +87,20 @@ class Composer(ABC, Generic[Response]):
         hidden = frozenset(hidden_ids)
         self.delta = delta
         self._texts = [_Text(tokenizer, continuation.prompt, hidden) for continuation in continuations]
+        self.types = types
+        self.vector_reads: list[SteerVectorReads] | None = None
+        self._prompts = [continuation.prompt for continuation in continuations]
         self._begins = True
+
+    def messages_of(self, index: int) -> tuple[tuple[int, ...], Spans]:
+        """A text from its first token on, and `(start, end)` of each message in it; what was written is the last."""
+        prompt, written = self._prompts[index], self._texts[index].tokens
+        tokens = (*prompt, *written)
+        return tokens, (*self.messages_in(prompt), (len(prompt), len(tokens)))
+
+    def messages_in(self, prompt: tuple[int, ...]) -> Spans:
+        """`(start, end)` of each message of a prompt; a plain text is one."""
+        return ((0, len(prompt)),)
 
     @property
     def texts(self) -> list[str]:
@@ -134,6 +161,11 @@ class _Text:
     def grew(self) -> bool:
         """Whether there is text that has not been shown."""
         return len(self.text) > self._shown
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Every token that was written."""
+        return self._growing.ids
 
     def add(self, growth: Growth) -> None:
         self._growing.push(growth.tokens)

@@ -31,9 +31,7 @@ def read_questions(
     Raises:
         InvalidRequest: A read is wrong in itself or does not fit the model.
     """
-    check_reads(list(reads))
-    for read in reads:
-        _check_fit(read, shape)
+    check_fit(reads, shape)
     return [
         DirectionQuestion(
             tokens=tokens,
@@ -56,16 +54,23 @@ def read_results(reads: Sequence[VectorRead], answers: Sequence[DirectionAnswer]
     ]
 
 
-def _check_fit(read: VectorRead, shape: ModelShape) -> None:
-    place = parse_hook(read.hook)
-    if place.layer >= shape.n_layers:
-        raise InvalidRequest(f"Invalid layer: {place.layer}. Must be in [0, {shape.n_layers}).")
-    width = shape.n_heads * shape.head_dim if place.point == "attn.hook_z" else shape.d_model
-    if len(read.direction) != width:
-        raise InvalidRequest(
-            f"The direction of '{read.name}' has {len(read.direction)} numbers but {place.name} has width {width}.",
-            "Send a vector of the hook point's width.",
-        )
+def check_fit(reads: Sequence[VectorRead], shape: ModelShape) -> None:
+    """Refuses reads that are wrong in themselves or do not fit the model.
+
+    Raises:
+        InvalidRequest: One is or does.
+    """
+    check_reads(list(reads))
+    for read in reads:
+        place = parse_hook(read.hook)
+        if place.layer >= shape.n_layers:
+            raise InvalidRequest(f"Invalid layer: {place.layer}. Must be in [0, {shape.n_layers}).")
+        width = shape.d_heads if place.point == "attn.hook_z" else shape.d_model
+        if len(read.direction) != width:
+            raise InvalidRequest(
+                f"The direction of '{read.name}' has {len(read.direction)} numbers but {place.name} has width {width}.",
+                "Send a vector of the hook point's width.",
+            )
 
 
 def _spans(read: VectorRead, bounds: Spans) -> Spans:

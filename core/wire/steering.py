@@ -3,7 +3,8 @@
 Names, types and strictness are the published ones. Replies leave nulls out, streamed or not: `logprobs` is absent where
 none were asked for. What the peer accepts and ignores works here: `freqPenalty` and `nLogprobs`.
 
-Ours, all optional: `streamMode`, `positions`, `condition`, `topP`, `atLeast` of a direction, the method `ABLATION`.
+Ours, all optional: `streamMode`, `positions`, `condition`, `topP`, `vectorReads`, `atLeast` of a direction, the method
+`ABLATION`.
 """
 
 from enum import StrEnum
@@ -14,6 +15,7 @@ from pydantic import Field, Strict, StrictBool, StrictInt, StrictStr
 from core.errors import InvalidRequest
 from core.wire.base import Number, RequestModel, WireModel
 from core.wire.prompts import examples
+from core.wire.vector_reads import VectorRead, VectorReadResult
 
 # Python's JSON reader lets NaN and the infinities through. The check of the whole vector names them; a schema error
 # would name a position in a list of thousands.
@@ -118,6 +120,9 @@ class SteerOptions(RequestModel):
         default="all", description="Which positions are steered: the prompt's, those of written tokens, or all."
     )
     condition: SteerCondition | None = Field(default=None, description="Where to steer; null steers unconditionally.")
+    vector_reads: list[VectorRead] | None = Field(
+        default=None, description="Directions to read, without steering, over what was sent and what was written."
+    )
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = Field(
         default=None, description="Choose among the likeliest tokens that reach this share together; null: all."
     )
@@ -171,9 +176,19 @@ class NPSteerCompletionOutput(WireModel):
     )
 
 
+class SteerVectorReads(WireModel):
+    """What the request's directions read over one text."""
+
+    type: NPSteerType = Field(description="Which of the outputs.")
+    reads: list[VectorReadResult] = Field(description="One entry per direction, in order.")
+
+
 class SteerCompletionResponse(WireModel):
     """Answer of /v1/steer/completion, or one event of it."""
 
     drops_nulls: ClassVar[bool] = True
 
     outputs: list[NPSteerCompletionOutput] = Field(description="One text per entry of `types`, in order.")
+    vector_reads: list[SteerVectorReads] | None = Field(
+        default=None, description="One entry per output; absent unless asked for, and in a stream until the last event."
+    )

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, StrictBool, StrictStr
 
 from core.wire.base import RequestModel, WireModel
 from core.wire.prompts import examples
-from core.wire.steering import GREEDY, NPLogprob, NPSteerType, SteerOptions
+from core.wire.steering import GREEDY, NPLogprob, NPSteerType, SteerOptions, SteerVectorReads
 
 
 class NPSteerChatMessage(RequestModel):
@@ -72,6 +72,9 @@ class SteerCompletionChatResponse(WireModel):
     input: NPSteerChatResult = Field(description="The conversation that was sent.")
     assistant_axis: list[SteerAssistantAxis] | None = Field(
         default=None, description="One entry per type; absent unless asked for and known for this model."
+    )
+    vector_reads: list[SteerVectorReads] | None = Field(
+        default=None, description="One entry per output; absent unless asked for, and in a stream until the last event."
     )
 
 

@@ -18,12 +18,12 @@ from core.exchange.writing import Writing
 from core.wire.seed_completion import CompletionRequest, CompletionResponse
 from core.wire.steering import SteerCompletionRequest, SteerCompletionResponse
 from core.wire.steering_chat import SteerCompletionChatRequest, SteerCompletionChatResponse, SteerHealthResponse
-from deployments.assistant_axis import add_axis
 from deployments.client import ModelClient
 from deployments.gateway.desk import Desk
 from deployments.gateway.errors import error_body, route_path
 from deployments.gateway.events import event_stream
 from deployments.gateway.routes import ERRORS, OLDER, add_post, operation_id
+from deployments.readings import add_readings
 
 _TAG = "steering"
 _STREAMED: dict[int | str, dict[str, Any]] = {
@@ -86,7 +86,7 @@ async def _answer(
         return await event_stream(_events(desk, request, body, client, writing), lambda error: _failed(request, error))
     deadline = desk.deadline(request)
     writing.composer.add(await client.generate(writing.continuations, deadline))
-    await add_axis(client, writing, deadline)
+    await add_readings(client, writing, deadline)
     return desk.respond(request, body, writing.composer.whole())
 
 
@@ -102,7 +102,7 @@ async def _events(
             part = composer.part()
             if part is not None:
                 yield desk.render(request, body, part)
-    await add_axis(client, writing, deadline)
+    await add_readings(client, writing, deadline)
     yield desk.render(request, body, composer.last())
 
 

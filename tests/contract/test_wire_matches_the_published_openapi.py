@@ -50,8 +50,10 @@ ADDITIONS = {
     "HealthResponse": {"jobs", "workers"},
     "NPSteerFeature": {"atLeast"},
     "NPSteerVector": {"atLeast"},
-    "SteerCompletionRequest": {"streamMode", "positions", "condition", "topP"},
-    "SteerCompletionChatRequest": {"streamMode", "positions", "condition", "topP"},
+    "SteerCompletionResponse": {"vectorReads"},
+    "SteerCompletionChatResponse": {"vectorReads"},
+    "SteerCompletionRequest": {"streamMode", "positions", "condition", "topP", "vectorReads"},
+    "SteerCompletionChatRequest": {"streamMode", "positions", "condition", "topP", "vectorReads"},
 }
 # Values of a choice that the peer does not have.
 ADDED_VALUES = {"NPSteerMethod": {"ABLATION"}}

@@ -119,3 +119,39 @@ def test_the_published_client_reads_the_axis(cluster: RunningCluster, answer: An
     assert [entry.type for entry in read.assistant_axis] == ["STEERED", "DEFAULT"]
     turn = read.assistant_axis[0].turns[-1]
     assert turn.pc_values == pytest.approx(answer["assistantAxis"][0]["turns"][-1]["pcValues"])
+
+
+def test_a_callers_own_directions_are_read_over_any_text(cluster: RunningCluster, demo: Truth) -> None:
+    rng = np.random.default_rng(0)
+    direction, centre = rng.normal(size=(2, 128))
+    read = {"name": "mine", "hook": "blocks.1.hook_resid_post", "direction": direction.tolist()}
+    reads = [read, read | {"name": "centred", "centre": centre.tolist(), "normalize": "l2", "over": "all"}]
+    body = {key: value for key, value in BODY.items() if key not in ("steerSpecialTokens", "isAssistantAxis")}
+    asked = body | {"prompt": "Le chat dort sur", "types": ["DEFAULT"], "vectorReads": reads}
+    answer = cluster.post("/v1/steer/completion", asked).json()
+    ids = demo.ids("Le chat dort sur")
+    written = demo.tokenizer(answer["outputs"][0]["output"], add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        x = demo.model(torch.tensor([ids + written]), output_hidden_states=True).hidden_states[2][0].double().numpy()
+    whole = x.mean(0) - centre
+    expected = [
+        [x[: len(ids)].mean(0) @ direction, x[len(ids) :].mean(0) @ direction],
+        [(whole / np.linalg.norm(whole)) @ direction],
+    ]
+    (entry,) = answer["vectorReads"]
+    assert [found["name"] for found in entry["reads"]] == ["mine", "centred"]
+    for found, values in zip(entry["reads"], expected, strict=True):
+        assert found["values"] == pytest.approx(values, abs=2e-3)
+
+
+def test_over_a_chat_they_are_read_per_message(cluster: RunningCluster) -> None:
+    read = {"name": "mine", "hook": "blocks.1.hook_resid_post", "direction": [1.0] * 128}
+    answer = cluster.post("/v1/steer/completion-chat", BODY | {"vectorReads": [read]}).json()
+    assert [len(entry["reads"][0]["values"]) for entry in answer["vectorReads"]] == [4, 4]
+
+
+def test_a_direction_that_does_not_fit_is_refused_before_anything_is_written(cluster: RunningCluster) -> None:
+    read = {"name": "mine", "hook": "blocks.1.hook_resid_post", "direction": [1.0] * 7}
+    response = cluster.post("/v1/steer/completion-chat", BODY | {"vectorReads": [read], "stream": True})
+    assert response.status_code == 400
+    assert "has 7 numbers" in response.json()["error"]

@@ -1,4 +1,4 @@
-"""The persona monitor's part of a chat: once everything is written, the texts are read again and measured."""
+"""What is measured of a text once it is written: the assistant axis of chats, and directions that the request names."""
 
 import asyncio
 import dataclasses
@@ -11,13 +11,31 @@ from core.exchange.steering_chat import ChatComposer
 from core.exchange.writing import Writing
 from core.generation.requests import Continuation, MeansRequest
 from core.persona.monitor import Watched
-from core.questions import Floats, MessageMeansAnswer
+from core.persona.reads import read_questions, read_results
+from core.questions import DirectionQuestion, Floats, MessageMeansAnswer
 from core.steering.specification import parse_hook
-from core.wire.steering import NPSteerType
+from core.wire.steering import NPSteerType, SteerVectorReads
 from deployments.client import ModelClient
 
 
-async def add_axis(client: ModelClient, writing: Writing[Any], deadline: Deadline) -> None:
+async def add_readings(client: ModelClient, writing: Writing[Any], deadline: Deadline) -> None:
+    """Reads a request's texts again and gives its composer what the last response shows of that."""
+    await _add_axis(client, writing, deadline)
+    if not writing.reads:
+        return
+    asked: list[DirectionQuestion] = []
+    for index in range(len(writing.continuations)):
+        tokens, spans = writing.composer.messages_of(index)
+        asked += read_questions(writing.reads, client.description.shape, tokens, spans)
+    answers = await client.ask(asked, deadline)
+    n_reads = len(writing.reads)
+    writing.composer.vector_reads = [
+        SteerVectorReads(type=kind, reads=read_results(writing.reads, answers[at * n_reads : (at + 1) * n_reads]))
+        for at, kind in enumerate(writing.composer.types)
+    ]
+
+
+async def _add_axis(client: ModelClient, writing: Writing[Any], deadline: Deadline) -> None:
     """Gives a written chat its `assistantAxis`, where the request asked for it and the model has directions.
 
     `pcValues` are read from the plain model, `pcValuesPostCap` from the model as it was steered.
