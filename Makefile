@@ -16,7 +16,7 @@ TORCH_BACKEND ?= $(if $(UV_FIND_LINKS),,$(if $(filter cpu,$(ACCELERATOR)),--torc
 # transformer_lens and sae_lens take many seconds to import without bytecode.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install serve test lint format lock demo gpu-check bench-activations clean
+.PHONY: help install serve test lint format lock demo gpu-check bench-activations bench-steering clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -61,6 +61,9 @@ demo: install ## Rebuild the demo model, its SAEs and transcoders
 
 bench-activations: install ## Measure against peers and the machine's limit
 	@$(BIN)/python -m benchmarks.activations
+
+bench-steering: install ## Measure steering against vLLM alone and against generate with hooks
+	@$(BIN)/python -m benchmarks.steering
 
 clean: ## Remove the virtual environment and caches
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -16,20 +16,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import interp_engine
 from benchmarks.agreement import difference
 from benchmarks.cluster import peer, rayscope, rayscope_demo
 from benchmarks.load import measure
 from benchmarks.machine import machine_facts
+from benchmarks.progress import Show, steps
 from benchmarks.report import tables
 from benchmarks.server import Server
 from benchmarks.summary import judge, summarise
@@ -63,7 +62,7 @@ class Run:
     """One run: the rounds and what is compared between them."""
 
     plan: Plan
-    show: Callable[[str], AbstractContextManager[None]]
+    show: Show
     folder: Path
     missing_engine: str | None
     prompts: list[str] = field(default_factory=read_prompts)
@@ -144,10 +143,8 @@ def run(plan: Plan, console: Console, keep: Callable[[dict[str, Any]], None]) ->
     facts = machine_facts()
     if facts["busy_percent"] > _BUSY_PERCENT:
         console.print(f"[yellow]The machine is {facts['busy_percent']} % busy: figures will be noisy.[/yellow]")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress, tempfile.TemporaryDirectory(prefix="rs-") as folder:
-        task = progress.add_task("", total=plan.steps)
-        one = Run(plan, lambda text: _Step(progress, task, text), Path(folder), missing)
+    with steps(console, plan.steps) as show, tempfile.TemporaryDirectory(prefix="rs-") as folder:
+        one = Run(plan, show, Path(folder), missing)
         demo = one.demo()
         rounds: list[dict[str, Any]] = []
         for _ in range(plan.rounds):
@@ -164,20 +161,6 @@ def run(plan: Plan, console: Console, keep: Callable[[dict[str, Any]], None]) ->
                     "rounds": rounds,
                 }
             )
-
-
-class _Step(AbstractContextManager[None]):
-    """One line of progress."""
-
-    def __init__(self, progress: Progress, task: Any, text: str) -> None:
-        self._progress = progress
-        self._task = task
-        progress.update(task, description=text)
-        if not progress.console.is_terminal:
-            progress.console.print(text)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.advance(self._task)
 
 
 def _write(output: Path, result: dict[str, Any]) -> None:

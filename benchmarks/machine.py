@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import Any
 
 import psutil
 
-_PACKAGES = ("ray", "torch", "transformers", "transformer-lens", "sae-lens", "fastapi", "uvicorn", "aiohttp")
+PACKAGES = ("ray", "torch", "transformers", "transformer-lens", "sae-lens", "fastapi", "uvicorn", "aiohttp")
 _IDLE_SAMPLE_S = 2.0
 
 
-def machine_facts() -> dict[str, Any]:
+def machine_facts(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
     """The machine, the versions, the time, and how busy the machine already is: in a quiet one `busy_percent` is ~0."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -22,7 +23,7 @@ def machine_facts() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "busy_percent": psutil.cpu_percent(interval=_IDLE_SAMPLE_S),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
     }
 
 

@@ -1,6 +1,6 @@
-"""The README's benchmark tables, made from `results/activations.json` and from nothing else.
+"""The README's benchmark tables, made from `results/*.json` and from nothing else.
 
-python -m benchmarks.report            rewrites README.md between its two markers
+python -m benchmarks.report            rewrites README.md between its markers
 python -m benchmarks.report --check    exits with 1 if the README says anything else
 """
 
@@ -8,6 +8,9 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from benchmarks import steering_report
+from benchmarks.markdown import table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -23,22 +26,38 @@ def tables(result: Figures) -> str:
     return "\n\n".join(parts)
 
 
-def place(readme: str, text: str) -> str:
-    """A README whose marked part is `text`.
+def place(readme: str, text: str, marker: str = BEGIN) -> str:
+    """A README whose part between `marker` and the next end is `text`.
 
     Raises:
         ValueError: The markers are missing or in the wrong order.
     """
-    begin, end = readme.find(BEGIN), readme.find(END)
-    if begin < 0 or end < begin:
-        raise ValueError(f"README.md needs the markers {BEGIN} and {END}, in that order")
-    return f"{readme[: begin + len(BEGIN)]}\n{text}\n{readme[end:]}"
+    begin = readme.find(marker)
+    end = readme.find(END, begin)
+    if begin < 0 or end < 0:
+        raise ValueError(f"README.md needs the markers {marker} and {END}, in that order")
+    return f"{readme[: begin + len(marker)]}\n{text}\n{readme[end:]}"
+
+
+def place_all(readme: str) -> str:
+    """A README that says what was recorded, of every benchmark that was.
+
+    Raises:
+        ValueError: As `place`.
+    """
+    for results, marker, make in (
+        (RESULTS, BEGIN, tables),
+        (steering_report.RESULTS, steering_report.BEGIN, steering_report.tables),
+    ):
+        if results.exists():
+            readme = place(readme, make(json.loads(results.read_text())), marker)
+    return readme
 
 
 def main(arguments: list[str]) -> int:
     """Rewrites or checks the README; returns the exit status."""
     readme = README.read_text()
-    wanted = place(readme, tables(json.loads(RESULTS.read_text())))
+    wanted = place_all(readme)
     if "--check" in arguments:
         return int(wanted != readme)
     README.write_text(wanted)
@@ -77,7 +96,7 @@ def _latency(result: Figures) -> str:
         "(b) interp-engine, in process",
         "(c) limit, in process",
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _throughput(result: Figures) -> str:
@@ -101,7 +120,7 @@ def _throughput(result: Figures) -> str:
                 ]
             )
     header = ["requests/s", "clients", "(a)", "Rayscope", "(b) batched", "(c) batched", "p95 ms (a) / ours", "errors"]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _aims(result: Figures) -> str:
@@ -109,7 +128,7 @@ def _aims(result: Figures) -> str:
         [aim["name"], aim["route"], f"{aim['measured']:.2f}", "met" if aim["met"] else "**not met**"]
         for aim in result["aims"]
     ]
-    return _table(["aim", "route", "measured", ""], rows)
+    return table(["aim", "route", "measured", ""], rows)
 
 
 def _weights(result: Figures) -> str:
@@ -123,7 +142,7 @@ def _weights(result: Figures) -> str:
         )
         if "error" not in server
     ]
-    return _table(["", "seconds to the first answer", "peak memory, GiB (PSS)", "processes"], rows)
+    return table(["", "seconds to the first answer", "peak memory, GiB (PSS)", "processes"], rows)
 
 
 def _at(figures: Figures | None, route: str, number: str) -> Figures | None:
@@ -136,11 +155,6 @@ def _ms(figures: Figures | None) -> str:
 
 def _per_s(figures: Figures | None) -> str:
     return "-" if figures is None else f"{figures['per_s']:.1f}"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ Kinds alternate within a pass and passes alternate in direction, so that a machi
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any, Self
@@ -27,24 +28,26 @@ class Order:
 
     Attributes:
         folder: The model.
-        passes: How often each kind of work is timed.
+        passes: How often each kind of work has its turn.
+        seconds: How long a turn lasts at least: short work is done several times in one.
         n_tokens: Tokens that a sequence gains.
     """
 
     folder: Path
     passes: int
+    seconds: float
     n_tokens: int
 
     @classmethod
     def read(cls, words: Sequence[str]) -> Self:
         """Reads a command line."""
-        folder, passes, n_tokens = words
-        return cls(Path(folder), int(passes), int(n_tokens))
+        folder, passes, seconds, n_tokens = words
+        return cls(Path(folder), int(passes), float(seconds), int(n_tokens))
 
     @property
     def words(self) -> list[str]:
         """The command line."""
-        return [str(self.folder), str(self.passes), str(self.n_tokens)]
+        return [str(self.folder), str(self.passes), str(self.seconds), str(self.n_tokens)]
 
 
 async def time_by_turns(kinds: Mapping[str, Work], order: Order, compared: str) -> dict[str, Any]:
@@ -56,25 +59,32 @@ async def time_by_turns(kinds: Mapping[str, Work], order: Order, compared: str) 
         compared: Whose tokens are reported.
 
     Returns:
-        `ms`, median milliseconds by kind, and `written`, the tokens of `compared` on the prompts that all engines share.
+        `ms`, median milliseconds by kind, and `written`, the tokens of `compared` on the prompts that engines share.
 
     Raises:
         RuntimeError: Some sequence has not gained the tokens that were ordered.
     """
     written = {name: await _run(work, COMPARED, order) for name, work in kinds.items()}
     took_ms: dict[str, list[float]] = {name: [] for name in kinds}
-    number = COMPARED
+    numbers = count(COMPARED + 1)
     for one in range(order.passes):
-        names = list(kinds) if one % 2 == 0 else list(reversed(kinds))
-        for name in names:
-            number += 1
-            began_s = time.perf_counter()
-            await _run(kinds[name], number, order)
-            took_ms[name].append((time.perf_counter() - began_s) * 1000)
+        for name in kinds if one % 2 == 0 else reversed(kinds):
+            took_ms[name] += await _turn(kinds[name], numbers, order)
     return {
         "ms": {name: round(median(times), 3) for name, times in took_ms.items()},
         "written": written[compared],
     }
+
+
+async def _turn(work: Work, numbers: Iterator[int], order: Order) -> list[float]:
+    began_s = ended_s = time.perf_counter()
+    took_ms: list[float] = []
+    while not took_ms or ended_s - began_s < order.seconds:
+        started_s = ended_s
+        await _run(work, next(numbers), order)
+        ended_s = time.perf_counter()
+        took_ms.append((ended_s - started_s) * 1000)
+    return took_ms
 
 
 async def _run(work: Work, number: int, order: Order) -> Tokens:

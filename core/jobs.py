@@ -33,11 +33,13 @@ class JobLimits:
 
     Attributes:
         running: Jobs that are worked on at once.
+        waiting: Jobs that wait at most; each of them holds its request.
         remembered: Jobs in all, ended ones included.
         remembered_s: Seconds that a job is remembered after its end.
     """
 
     running: int = 32
+    waiting: int = 128
     remembered: int = 1000
     remembered_s: float = 1800.0
 
@@ -119,9 +121,11 @@ class JobBook(Generic[Asked]):
         """Takes a job on.
 
         Raises:
-            Overloaded: As many jobs as may be remembered have not ended yet.
+            Overloaded: Too many jobs wait, or as many as may be remembered have not ended yet.
         """
         self._forget(room_for=1)
+        if self.counts().in_queue >= self._limits.waiting:
+            raise Overloaded(f"{self._limits.waiting} jobs are waiting already.", "Try again later.")
         if len(self._jobs) >= self._limits.remembered:
             raise Overloaded(f"{len(self._jobs)} jobs are waiting or in progress already.", "Try again later.")
         job = _Job(str(uuid.uuid4()), self._clock.monotonic())

@@ -198,6 +198,10 @@ class PromptTokenizer:
         """For each id, whether it is BOS, EOS, padding, or another token that the tokenizer calls special."""
         return tuple(id_ in self.special_ids for id_ in ids)
 
+    def special_positions(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Positions of the tokens that `is_special` marks."""
+        return tuple(at for at, id_ in enumerate(ids) if id_ in self.special_ids)
+
     def _with_bos(self, text: str, limit: TokenLimit | None) -> Prompt:
         if self.bos_id is None or self._bos_token is None:
             return self._plain(text, limit)

@@ -175,6 +175,8 @@ class ModelClient:
                         growths = await _awaited(parts, anext(parts))
                 except StopAsyncIteration:
                     return
+                except _REPLICA_LOST:
+                    raise Unavailable("The replica that wrote this text died.", "Send the request again.") from None
                 yield growths
         finally:
             parts.cancel()
@@ -192,7 +194,7 @@ class ModelClient:
         self, prompt: tuple[int, ...], sampling: Sampling, steering: Steering | None, timeout_s: float
     ) -> str:
         checked = None if steering is None else checked_steering(steering, self.served)
-        special = tuple(at for at, is_special in enumerate(self.served.tokenizer.is_special(prompt)) if is_special)
+        special = self.served.tokenizer.special_positions(prompt)
         room = self.description.limits.generation_limit - len(prompt)
         if sampling.max_tokens > room:
             raise InvalidRequest(

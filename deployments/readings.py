@@ -2,10 +2,11 @@
 
 import asyncio
 import dataclasses
+import logging
 from typing import Any
 
 from core.deadline import Deadline
-from core.errors import InvalidRequest
+from core.errors import DeadlineExceeded, InvalidRequest, RayscopeError
 from core.exchange.assistant_axis import axis_questions, axis_reply
 from core.exchange.steering_chat import ChatComposer
 from core.exchange.writing import Writing
@@ -17,10 +18,17 @@ from core.steering.specification import parse_hook
 from core.wire.steering import NPSteerType, SteerVectorReads
 from deployments.client import ModelClient
 
+_LOG = logging.getLogger("ray.serve")
+
 
 async def add_readings(client: ModelClient, writing: Writing[Any], deadline: Deadline) -> None:
     """Reads a request's texts again and gives its composer what the last response shows of that."""
-    await _add_axis(client, writing, deadline)
+    try:
+        await _add_axis(client, writing, deadline)
+    except DeadlineExceeded:
+        raise
+    except RayscopeError as error:  # the text is written by then, and worth answering without its axis
+        _LOG.warning("the assistant axis of a chat was left out: %s", error)
     if not writing.reads:
         return
     asked: list[DirectionQuestion] = []
@@ -49,7 +57,10 @@ async def _add_axis(client: ModelClient, writing: Writing[Any], deadline: Deadli
     written = dict(zip(composer.types, writing.continuations, strict=True))
 
     async def means(continuation: Continuation, read: Watched) -> Floats:
-        return await client.read_means(MeansRequest(continuation, read.tokens, place, read.spans), deadline)
+        # The closed conversation's own special tokens: its template may write the prompt otherwise than the open one.
+        special = client.served.tokenizer.special_positions(read.tokens[: len(continuation.prompt)])
+        asked_as = dataclasses.replace(continuation, special_positions=special)
+        return await client.read_means(MeansRequest(asked_as, read.tokens, place, read.spans), deadline)
 
     async def plain(kind: NPSteerType) -> MessageMeansAnswer:
         unsteered = dataclasses.replace(written[kind], steering=None)
@@ -64,6 +75,6 @@ async def _add_axis(client: ModelClient, writing: Writing[Any], deadline: Deadli
         if written[kind].steering is not None:
             try:
                 post_cap[kind] = await means(written[kind], read)
-            except InvalidRequest:
-                continue  # the text is written by then, and worth answering without this number
+            except InvalidRequest as error:  # how it was steered can not be repeated over a whole text
+                _LOG.info("pcValuesPostCap was left out: %s", error)
     composer.assistant_axis = axis_reply(asked, answers, post_cap)

@@ -125,7 +125,7 @@ class Runner:
         generation = GenerationEngine(
             model,
             self._device,
-            Directions(DecoderRows(description.sources(), engine.decoder_row)),
+            Directions(DecoderRows(description.steerable_sources(), engine.decoder_row)),
             engine.lease,
             GenerationLimits(
                 max_rows=args.generation_rows,

@@ -92,19 +92,25 @@ class EagerModel:
             positions: Their positions, `[batch, new]`.
             masks: Attention masks as transformers takes them.
             cache: A transformers cache, which gains the new tokens.
-            at: Which of the new tokens to give logits for, `[k]`.
+            at: Which of the new tokens to give logits for, one per row, `[batch]`.
 
         Returns:
-            Logits `[batch, k, vocab]`.
+            Logits `[batch, vocab]`.
         """
-        return self._model(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=masks,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=at,
-        ).logits
+        rows = torch.arange(len(at), device=at.device)
+
+        def keep_one(_: Any, args: tuple[Any, ...]) -> tuple[torch.Tensor]:
+            return (args[0][rows, at].unsqueeze(1),)
+
+        # The unembedding is the widest product of all, and only one position of each row needs it.
+        handle = self._model.get_output_embeddings().register_forward_pre_hook(keep_one)
+        try:
+            output = self._model(
+                input_ids=ids, position_ids=positions, attention_mask=masks, past_key_values=cache, use_cache=True
+            )
+        finally:
+            handle.remove()
+        return output.logits[:, 0]
 
     def size_bytes(self) -> int:
         """Bytes of the weights."""

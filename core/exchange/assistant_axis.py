@@ -57,7 +57,7 @@ def axis_questions(
         written by then and worth answering without its axis.
     """
     ends = TurnFormat.of(model.tokenizer).ends
-    limit = model.description.limits.generation_limit
+    limit = model.description.limits.generation_limit - 1  # a Steerer keeps one position for a token to write
     watched: dict[NPSteerType, Watched] = {}
     for type_, text in written.items():
         said = text[: min((at for end in ends if (at := text.find(end)) >= 0), default=len(text))]

@@ -6,6 +6,7 @@ directions of another width, numbers that are not finite, directions without a l
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from core.steering.specification import (
     VectorDirection,
     parse_hook,
 )
+
+MOST_PUSHES: Final = 64
 
 
 def vector_direction(hook: str, numbers: Sequence[float]) -> VectorDirection:
@@ -45,6 +48,11 @@ def checked_steering(steering: Steering, model: ServedModel) -> Steering:
     if not steering.pushes:
         raise InvalidRequest(
             "Steering needs at least one feature or vector", "Name a feature by source and index, or send a vector."
+        )
+    if len(steering.pushes) > MOST_PUSHES:
+        raise InvalidRequest(
+            f"The request steers along {len(steering.pushes)} directions, the most are {MOST_PUSHES}",
+            "Add up the directions of one hook point yourself.",
         )
     places = [_checked_place(push, steering, model) for push in steering.pushes]
     if steering.condition is not None:
@@ -70,7 +78,7 @@ def _checked_place(push: Push, steering: Steering, model: ServedModel) -> HookPl
 
 def _check_width(vector: Floats, place: HookPlace, model: ServedModel) -> None:
     shape = model.description.shape
-    width = shape.n_heads * shape.head_dim if place.point == "attn.hook_z" else shape.d_model
+    width = shape.d_heads if place.point == "attn.hook_z" else shape.d_model
     if vector.shape != (width,):
         raise InvalidRequest(
             f"Steering vector has {vector.size} numbers, but {place.name} of {model.description.names.id} has {width}",

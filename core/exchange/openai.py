@@ -92,6 +92,7 @@ def ask_completion(body: CompletionsRequest, model: ServedModel, head: Head) -> 
         NotFound: A source that steers is not served.
         InvalidRequest: A prompt is too long or no prompt at all, or the steering can not be carried out.
     """
+    _check_texts(body.n, len(body.prompts))
     if body.echo and body.logprobs is not None:
         raise InvalidRequest("echo and logprobs can not be had together", "Leave one of them out.")
     prompts = [_prompt_ids(prompt, model) for prompt in body.prompts]
@@ -111,6 +112,7 @@ def ask_chat(body: ChatCompletionsRequest, model: ServedModel, head: Head) -> As
         NotFound: A source that steers is not served.
         InvalidRequest: The conversation is too long or can not be rendered, or the steering can not be carried out.
     """
+    _check_texts(body.n, 1)
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs", 'Send "logprobs": true as well.')
     # OpenAI renamed the role; the templates of open models know the older name.
@@ -148,6 +150,14 @@ def steering_of(body: SteeringObject, model: ServedModel) -> Steering:
     return checked_steering(steering, model)
 
 
+def _check_texts(n: int | None, n_prompts: int) -> None:
+    n_texts = (n or 1) * n_prompts
+    if n_texts > MOST_TEXTS:
+        raise InvalidRequest(
+            f"The request asks for {n_texts} texts, the most are {MOST_TEXTS}", "Send fewer prompts, or less n."
+        )
+
+
 def _asked(
     body: CompletionsRequest | ChatCompletionsRequest,
     prompts: Sequence[tuple[int, ...]],
@@ -157,17 +167,12 @@ def _asked(
     echoed: Sequence[str],
 ) -> Asked:
     n = body.n or 1
-    if n * len(prompts) > MOST_TEXTS:
-        raise InvalidRequest(
-            f"The request asks for {n * len(prompts)} texts, the most are {MOST_TEXTS}",
-            "Send fewer prompts, or less n.",
-        )
     steering = None if body.steering is None else steering_of(body.steering, model)
     stops = StopStrings(body.stops)
     continuations: list[Continuation] = []
     choices: list[Choice] = []
     for prompt, rules in zip(prompts, sampling, strict=True):
-        special = tuple(place for place, is_special in enumerate(model.tokenizer.is_special(prompt)) if is_special)
+        special = model.tokenizer.special_positions(prompt)
         for number in range(n):
             continuations.append(Continuation(prompt, _reseeded(rules, number), steering, special))
             text = GrowingText(model.tokenizer, prompt, model.tokenizer.special_ids)

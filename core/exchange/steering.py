@@ -1,12 +1,13 @@
 """`/v1/steer/completion`: a text to continue while features or vectors push the model; and what chat shares with it."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from core.errors import InvalidRequest
 from core.exchange.directions import checked_steering, vector_direction
 from core.exchange.served import ServedModel
-from core.exchange.writing import MAX_SEED, Composer, Piece, Writing, check_penalty, room
-from core.generation.requests import Continuation, Sampling
+from core.exchange.writing import Composer, Piece, Writing, check_penalty, room
+from core.generation.requests import SEEDS, Continuation, Sampling
 from core.generation.turns import eos_ids
 from core.persona.reads import check_fit
 from core.steering.specification import Condition, FeatureDirection, Method, Push, Steering
@@ -19,6 +20,8 @@ from core.wire.steering import (
     SteerCompletionResponse,
     SteerOptions,
 )
+
+MOST_TYPES: Final = 8
 
 
 def completion(request: SteerCompletionRequest, model: ServedModel) -> Writing[SteerCompletionResponse]:
@@ -69,12 +72,14 @@ def continuations_of(
         InvalidRequest: There is no room to write, or a number or direction can not be used.
         NotFound: A feature's source is not served.
     """
+    if len(request.types) > MOST_TYPES:
+        raise InvalidRequest(f"types has {len(request.types)} entries, the most are {MOST_TYPES}")
     check_penalty(request.freq_penalty)
     check_fit(request.vector_reads or (), model.description.shape)
     sampling = Sampling(
         max_tokens=room(model, len(prompt), request.n_completion_tokens),
         temperature=request.temperature,
-        seed=int(request.seed) % MAX_SEED,
+        seed=int(request.seed) % SEEDS,
         frequency_penalty=request.freq_penalty,
         top_p=1.0 if request.top_p is None else request.top_p,
         n_logprobs=request.n_logprobs or 0,
@@ -83,7 +88,7 @@ def continuations_of(
     steering = (
         steering_of(request, model, special_tokens=special_tokens) if NPSteerType.STEERED in request.types else None
     )
-    special = tuple(at for at, is_special in enumerate(model.tokenizer.is_special(prompt)) if is_special)
+    special = model.tokenizer.special_positions(prompt)
     return [
         Continuation(prompt, sampling, steering if kind is NPSteerType.STEERED else None, special)
         for kind in request.types

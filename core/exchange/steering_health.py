@@ -35,7 +35,8 @@ def steering_health(model: ServedModel, reports: Sequence[Mapping[str, Any]], no
 def _words(stats: SteerHealthStats) -> str:
     return "\n".join(
         (
-            f"{stats.model_name}: {stats.num_running_requests} texts are written, {stats.num_waiting_requests} wait",
+            f"{stats.model_name}: {stats.num_running_requests} texts are being written, "
+            f"{stats.num_waiting_requests} wait",
             f"questions about activations wait {stats.queue_time_s:.1f} s",
             f"SAEs hold {stats.sae_resident_bytes / 2**20:.0f} of {stats.sae_budget_bytes / 2**20:.0f} MiB",
         )

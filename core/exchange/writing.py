@@ -27,7 +27,6 @@ from core.wire.vector_reads import VectorRead
 
 Response = TypeVar("Response", bound=WireModel)
 
-MAX_SEED = 2**63
 MAX_PENALTY = 100.0
 
 

@@ -10,11 +10,13 @@ steering, rules and seed only.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 
 from core.engine.capture import pad_right
 from core.engine.model import EagerModel
+from core.errors import InvalidRequest
 from core.generation.cache import RowCache
 from core.generation.masks import AttentionMasks
 from core.generation.requests import Continuation, Finish, MeansRequest
@@ -22,6 +24,9 @@ from core.generation.sampling import Choice, Chooser, choose
 from core.questions import Floats
 from core.readings.messages import span_means
 from core.steering.writing import RowSteering, SteeringHooks
+
+Gain = Choice | InvalidRequest
+_OVERFLOW: Final = "The text can not go on: the model's activations are no longer finite numbers."
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +40,7 @@ class Row:
         last: Its newest token.
         n_tokens: Number of tokens generated.
         finish: Why it ended, once it has.
+        failed: Whether it can not go on.
     """
 
     continuation: Continuation
@@ -43,9 +49,15 @@ class Row:
     last: int = -1
     n_tokens: int = 0
     finish: Finish | None = None
+    failed: bool = False
 
     def __post_init__(self) -> None:
         self.chooser = Chooser(self.continuation.sampling)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it gets no more tokens."""
+        return self.failed or self.finish is not None
 
     @property
     def room(self) -> int:
@@ -73,25 +85,24 @@ class RowBatch:
         self._hooks: SteeringHooks | None = None
 
     @torch.inference_mode()
-    def advance(self, joining: Sequence[Row], leaving: Sequence[Row]) -> list[tuple[Row, Choice]]:
+    def advance(self, joining: Sequence[Row], leaving: Sequence[Row]) -> list[tuple[Row, Gain]]:
         """One more token for every row.
 
         Returns:
-            Each row's new token. Rows whose `finish` is set then have left.
+            Each row's new token, or why there is none. Rows that have `ended` then have left.
         """
         self._drop(leaving)
         gained = self._decode() if self._rows else []
         if joining:
             gained += self._prefill(joining)
-        self._drop([row for row, _ in gained if row.finish is not None])
+        self._drop([row for row, _ in gained if row.ended])
         return gained
 
-    def _prefill(self, rows: Sequence[Row]) -> list[tuple[Row, Choice]]:
+    def _prefill(self, rows: Sequence[Row]) -> list[tuple[Row, Gain]]:
         lengths = [len(row.continuation.prompt) for row in rows]
         ids = pad_right([row.continuation.prompt for row in rows]).to(self._model.device)
         hooks = self._steering(rows)
         self._cache.join(lengths)
-        ends, last_of = torch.tensor([length - 1 for length in lengths]).unique(return_inverse=True)
         active = torch.tensor([prompt_mask(row.continuation, ids.shape[1]) for row in rows], device=ids.device)
         with hooks.attached(active):
             logits = self._model.next_logits(
@@ -99,14 +110,14 @@ class RowBatch:
                 torch.arange(ids.shape[1], device=ids.device).expand_as(ids),
                 self._masks.prefill(ids.shape[1], ids.device),
                 self._cache,
-                ends.to(ids.device),
+                torch.tensor([length - 1 for length in lengths], device=ids.device),
             )
         self._cache.commit()
         self._rows += rows
         self._hooks = None
-        return self._choose(logits[torch.arange(len(rows)), last_of], rows)
+        return _choose(logits, rows)
 
-    def _decode(self) -> list[tuple[Row, Choice]]:
+    def _decode(self) -> list[tuple[Row, Gain]]:
         device = self._model.device
         if self._hooks is None:
             self._hooks = self._steering(self._rows)
@@ -120,16 +131,10 @@ class RowBatch:
                 torch.tensor(lengths, device=device).unsqueeze(1),
                 self._masks.decode(lengths, device),
                 self._cache,
-                torch.zeros(1, dtype=torch.long, device=device),
+                torch.zeros(len(lengths), dtype=torch.long, device=device),
             )
         self._cache.commit()
-        return self._choose(logits[:, 0], self._rows)
-
-    def _choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[tuple[Row, Choice]]:
-        choices = choose(logits, [row.chooser for row in rows])
-        for row, choice in zip(rows, choices, strict=True):
-            row.take(choice)
-        return list(zip(rows, choices, strict=True))
+        return _choose(logits, self._rows)
 
     def _steering(self, rows: Sequence[Row]) -> SteeringHooks:
         steered = {at: row.steering for at, row in enumerate(rows) if row.steering is not None}
@@ -143,6 +148,25 @@ class RowBatch:
                 self._rows[at] = self._rows[-1]
                 self._rows.pop()
                 self._hooks = None
+
+
+def _choose(logits: torch.Tensor, rows: Sequence[Row]) -> list[tuple[Row, Gain]]:
+    """Each row's next token; a row whose `logits` `[rows, vocab]` are no numbers fails alone."""
+    sound: list[bool] = logits.amax(-1).isfinite().tolist()
+    for row, is_sound in zip(rows, sound, strict=True):
+        row.failed = not is_sound
+    whole = [row for row in rows if not row.failed]
+    kept = logits if len(whole) == len(rows) else logits[sound]
+    choices = iter(choose(kept, [row.chooser for row in whole])) if whole else iter(())
+    gained: list[tuple[Row, Gain]] = []
+    for row in rows:
+        if row.failed:
+            gained.append((row, InvalidRequest(_OVERFLOW, "Steer with less strength.")))
+        else:
+            choice = next(choices)
+            row.take(choice)
+            gained.append((row, choice))
+    return gained
 
 
 def prompt_mask(continuation: Continuation, positions: int) -> list[bool]:

@@ -4,6 +4,9 @@
 
 Rows in use are always the first ones: a row that leaves is replaced by the last. transformers' own caches grow all rows
 together, so they can neither add nor drop one.
+
+What lies behind a row's positions is hidden from it by the mask and always zero: a mask adds, and infinity or NaN that
+an earlier row left there would come through.
 """
 
 from typing import Any
@@ -53,6 +56,7 @@ class RowCache(Cache):
             length = self.lengths[last]
             for store in (*self._keys.values(), *self._values.values()):
                 store[row, :, :length] = store[last, :, :length]
+                store[row, :, length:] = 0
             self.lengths[row] = self.lengths[last]
         self.lengths.pop()
         if not self.lengths:
@@ -77,8 +81,9 @@ class RowCache(Cache):
     def _store(self, stores: dict[int, torch.Tensor], layer: int, new: torch.Tensor) -> torch.Tensor:
         used = len(self.lengths)
         if self._positions is None:
-            store = self._room(stores, layer, new, used + new.shape[0], new.shape[2])
+            store = self._room(stores, layer, new, used + new.shape[0], max([new.shape[2], *self.lengths]))
             store[used : used + new.shape[0], :, : new.shape[2]] = new
+            store[used : used + new.shape[0], :, new.shape[2] :] = 0
         else:
             store = self._room(stores, layer, new, used, max(self.lengths) + 1)
             store[torch.arange(used, device=new.device), :, self._positions] = new[:, :, 0]
@@ -87,15 +92,17 @@ class RowCache(Cache):
     def _room(
         self, stores: dict[int, torch.Tensor], layer: int, like: torch.Tensor, rows: int, positions: int
     ) -> torch.Tensor:
-        """A store with room for `rows` and `positions`; grown in steps, so that growing is rare."""
+        """A store with room for `rows` and `positions`; replaced in steps, so that it is rare.
+
+        The new one is as large as its rows need, not as the old one was: it may have held more rows, or longer ones.
+        """
         store = stores.get(layer)
         if store is not None and store.shape[0] >= rows and store.shape[2] >= positions:
             return store
-        held_rows, held_positions = (0, 0) if store is None else (store.shape[0], store.shape[2])
-        rows = max(held_rows, 1 << (rows - 1).bit_length())
-        positions = max(held_positions, -(-positions // _POSITIONS_STEP) * _POSITIONS_STEP)
-        grown = like.new_zeros(rows, like.shape[1], positions, like.shape[3])
-        if store is not None:
-            grown[:held_rows, :, :held_positions] = store
+        positions = -(-positions // _POSITIONS_STEP) * _POSITIONS_STEP
+        grown = like.new_zeros(1 << (rows - 1).bit_length(), like.shape[1], positions, like.shape[3])
+        if store is not None and self.lengths:
+            used, longest = len(self.lengths), max(self.lengths)
+            grown[:used, :, :longest] = store[:used, :, :longest]
         stores[layer] = grown
         return grown

@@ -20,7 +20,7 @@ from core.deadline import Deadline
 from core.device import DeviceExecutor
 from core.engine.model import EagerModel
 from core.errors import Overloaded, TooLarge, Unavailable
-from core.generation.batch import Row, RowBatch, read_means
+from core.generation.batch import Gain, Row, RowBatch, read_means
 from core.generation.requests import Continuation, Finish, Growth, MeansRequest
 from core.generation.sampling import Choice
 from core.metrics import GENERATION_ROWS, GENERATION_TOKENS, NULL_METRICS, MetricSink
@@ -68,10 +68,13 @@ class _Caller:
         self.gained = [[] for _ in self.rows]
         self.finished = [None for _ in self.rows]
 
-    def give(self, index: int, choice: Choice) -> None:
-        """Hands out a row's new token."""
-        self.gained[index].append(choice)
-        self.finished[index] = self.rows[index].finish
+    def give(self, index: int, gain: Gain) -> None:
+        """Hands out a row's new token, or why there is none."""
+        if isinstance(gain, Exception):
+            self.error = gain
+        else:
+            self.gained[index].append(gain)
+            self.finished[index] = self.rows[index].finish
         self.news.set()
 
     def take(self) -> list[Growth]:
@@ -142,8 +145,10 @@ class GenerationEngine:
             Overloaded: Too many texts wait.
             DeadlineExceeded: The deadline passed.
         """
+        self._check_room(continuations)
         async with self._lease(_conditions(continuations), deadline) as saes:
-            caller = _Caller([await self._row(one, saes) for one in continuations])
+            async with deadline.limit():
+                caller = _Caller([await self._row(one, saes) for one in continuations])
             self._admit(caller)
             try:
                 unfinished = True
@@ -184,20 +189,31 @@ class GenerationEngine:
         interventions = await self._directions.resolve(steering)
         check_places(self._model, interventions)
         asked = steering.condition
+        if asked is not None:
+            saes[asked.source].check_index(asked.index)
         condition = None if asked is None else FeatureIsActive(saes[asked.source], asked.index, asked.above)
         row_steering = RowSteering(interventions, condition)
         row_steering.check()
         return Row(continuation, row_steering)
 
+    def _check_room(self, continuations: Sequence[Continuation]) -> None:
+        """Refuses what could never be written here."""
+        longest = max(len(one.prompt) + one.sampling.max_tokens for one in continuations)
+        room = min(self._limits.budget_tokens, self._model.shape.max_positions)
+        if longest > room:
+            raise TooLarge(
+                f"The text may need {longest} tokens; this replica has room for {room}.",
+                "Send a shorter prompt or ask for fewer tokens.",
+            )
+        if len(continuations) > self._limits.max_waiting:
+            raise TooLarge(
+                f"The request asks for {len(continuations)} texts; this replica takes {self._limits.max_waiting}.",
+                "Ask for fewer at once.",
+            )
+
     def _admit(self, caller: _Caller) -> None:
         if self._closed:
             raise Unavailable("this replica is shutting down", "retry")
-        longest = max(row.room for row in caller.rows)
-        if longest > self._limits.budget_tokens:
-            raise TooLarge(
-                f"The text may need {longest} tokens of cache; this replica has {self._limits.budget_tokens}.",
-                "Send a shorter prompt or ask for fewer tokens.",
-            )
         if len(self._waiting) + len(caller.rows) > self._limits.max_waiting:
             raise Overloaded(
                 f"{len(self._waiting)} texts are waiting to be written",
@@ -217,7 +233,7 @@ class GenerationEngine:
             self._callers.pop(row, None)
             if row in self._waiting:
                 self._waiting.remove(row)
-            if row in self._running and row.finish is None:
+            if row in self._running and not row.ended:
                 self._leaving.append(row)
                 self._wake.set()
 
@@ -254,12 +270,12 @@ class GenerationEngine:
             self._running.append(row)
         return joining
 
-    def _hand_out(self, gained: Sequence[tuple[Row, Choice]], left: Sequence[Row]) -> None:
-        for row, choice in gained:
+    def _hand_out(self, gained: Sequence[tuple[Row, Gain]], left: Sequence[Row]) -> None:
+        for row, gain in gained:
             if row in self._callers:
                 caller, index = self._callers[row]
-                caller.give(index, choice)
-        self._running = [row for row in self._running if row.finish is None and row not in left]
+                caller.give(index, gain)
+        self._running = [row for row in self._running if not row.ended and row not in left]
         self._metrics.count(GENERATION_TOKENS, len(gained))
         self._metrics.set(GENERATION_ROWS, len(self._running))
 

@@ -5,9 +5,13 @@ DEFAULT of one prompt, say) run as rows of one batch and are reported as they gr
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
+from core.errors import InvalidRequest
 from core.steering.specification import HookPlace, Steering
+
+SEEDS: Final = 2**63
+"""Number of seeds; vLLM keeps them in 64 bits with a sign."""
 
 Finish = Literal["stop", "length"]
 
@@ -35,6 +39,10 @@ class Sampling:
     top_p: float = 1.0
     n_logprobs: int = 0
     stop_ids: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.seed is not None and not 0 <= self.seed < SEEDS:
+            raise InvalidRequest(f"The seed must be from 0 to {SEEDS - 1}, got {self.seed}.")
 
 
 @dataclass(frozen=True, slots=True)

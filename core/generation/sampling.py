@@ -79,15 +79,20 @@ def _penalise(logits: torch.Tensor, choosers: Sequence[Chooser]) -> torch.Tensor
 
 def _draw(logits: torch.Tensor, choosers: Sequence[Chooser]) -> torch.Tensor:
     """One draw per row of `[rows, vocab]`, by the inverse of the cumulative distribution, in float64."""
-    temperatures = torch.tensor([chooser.sampling.temperature for chooser in choosers], dtype=torch.float64)
+    device = torch.device("cpu") if logits.device.type == "mps" else logits.device  # Apple's GPUs know no float64
+
+    def numbers(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=device)
+
+    temperatures = numbers([chooser.sampling.temperature for chooser in choosers])
     # A temperature next to zero must not turn the largest logit into infinity.
-    scaled = (logits - logits.amax(-1, keepdim=True)).double().cpu() / temperatures.unsqueeze(-1)
+    scaled = (logits - logits.amax(-1, keepdim=True)).to(device).double() / temperatures.unsqueeze(-1)
     probabilities = scaled.softmax(-1)
-    top_p = torch.tensor([chooser.sampling.top_p for chooser in choosers], dtype=torch.float64)
-    if bool((top_p < 1).any()):
-        probabilities = _nucleus(probabilities, top_p)
+    top_p = [chooser.sampling.top_p for chooser in choosers]
+    if min(top_p) < 1:
+        probabilities = _nucleus(probabilities, numbers(top_p))
     cumulative = probabilities.cumsum(-1)
-    draws = torch.tensor([chooser.draw() for chooser in choosers], dtype=torch.float64)
+    draws = numbers([chooser.draw() for chooser in choosers])
     found = torch.searchsorted(cumulative, (draws * cumulative[:, -1]).unsqueeze(-1), right=True).squeeze(-1)
     return found.clamp(max=logits.shape[-1] - 1).to(logits.device)
 

@@ -27,7 +27,6 @@ from core.prompts import PromptTokenizer
 ASSISTANT: Final = "assistant"
 _ASSISTANTS: Final = frozenset({ASSISTANT, "model"})
 _OPEN, _CLOSE = "<think>", "</think>"
-_THOUGHT: Final = re.compile(rf"{_OPEN}.*?{_CLOSE}", re.DOTALL)
 
 # How families end an assistant's turn, besides their EOS token.
 _TURN_ENDS: Final = (
@@ -106,13 +105,22 @@ def without_reasoning(messages: Iterable[Message]) -> list[Message]:
     """
     kept: list[Message] = []
     for message in messages:
-        if message.role not in _ASSISTANTS or not _THOUGHT.search(message.content):
+        said = _without_thoughts(message.content) if message.role in _ASSISTANTS else message.content
+        if said == message.content:
             kept.append(message)
-            continue
-        content = _THOUGHT.sub("", message.content).strip()
-        if content:
-            kept.append(replace(message, content=content))
+        elif said.strip():
+            kept.append(replace(message, content=said.strip()))
     return kept
+
+
+def _without_thoughts(text: str) -> str:
+    """Text without what lies between reasoning tags. One pass: the text is a client's, and of any length."""
+    parts: list[str] = []
+    at = 0
+    while (start := text.find(_OPEN, at)) >= 0 and (end := text.find(_CLOSE, start)) >= 0:
+        parts.append(text[at:start])
+        at = end + len(_CLOSE)
+    return "".join(parts) + text[at:]
 
 
 def _ids(tokenizer: PromptTokenizer, markers: Sequence[str]) -> dict[str, int]:

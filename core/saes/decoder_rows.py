@@ -18,6 +18,7 @@ from core.errors import NotFound
 from core.questions import Floats
 
 _KEPT_ROWS: Final = 4096
+_READ_AT_ONCE: Final = 2  # a file without slices is read whole
 _WEIGHTS_FILE: Final = "sae_weights.safetensors"
 # Folding divides each row by its norm in these; the rest is left to SAELens.
 _UNIT_ROWS: Final = frozenset({"standard", "gated", "jumprelu"})
@@ -37,6 +38,7 @@ class DecoderRows:
     ) -> None:
         self._sources = sources
         self._read_whole = read_whole or load_row
+        self._reading = asyncio.Semaphore(_READ_AT_ONCE)
         self._rows: OrderedDict[tuple[str, int], Floats] = OrderedDict()
 
     def source(self, source_id: str) -> Source:
@@ -58,8 +60,11 @@ class DecoderRows:
             Unavailable: The weights could not be had.
         """
         key = (source_id, index)
+        source = self.source(source_id)
         if key not in self._rows:
-            self._rows[key] = await self._read(self.source(source_id), index)
+            async with self._reading:
+                if key not in self._rows:
+                    self._rows[key] = await self._read(source, index)
             if len(self._rows) > _KEPT_ROWS:
                 self._rows.popitem(last=False)
         self._rows.move_to_end(key)

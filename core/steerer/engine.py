@@ -12,6 +12,7 @@ steering need the eager engine of a Runner.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Self
@@ -27,6 +28,8 @@ from core.steerer.readings import Means, Segments, means
 from core.steerer.settings import EngineSettings, engine_arguments
 from core.steerer.vectors import VectorStore
 from core.steering.operators import Intervention
+
+_LOG = logging.getLogger("ray.serve")
 
 
 class SteeredEngine:
@@ -231,6 +234,9 @@ class SteeredEngine:
                 self._refusal = failure
             except RayscopeError:  # too busy to be checked now
                 continue
+            except Exception as failure:
+                _LOG.exception("the check of steering failed")
+                self._refusal = Unavailable(f"Steering could not be checked ({type(failure).__name__})")
 
     def _check_trusted(self) -> None:
         if self._refusal is not None:

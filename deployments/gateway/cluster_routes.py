@@ -26,7 +26,7 @@ from deployments.gateway.routes import ERRORS, operation_id
 _TAG = "cluster"
 _STARTING = frozenset({"NOT_STARTED", "DEPLOYING"})
 _COMING = ("STARTING", "UPDATING", "RECOVERING", "PENDING_MIGRATION")
-_COUNTS_TIMEOUT_S = 2.0
+_COUNTS_TIMEOUT_S = 0.3
 _LOG = logging.getLogger("ray.serve")
 
 
@@ -65,7 +65,7 @@ async def _jobs(desk: Desk) -> JobsInfo | None:
     try:
         counts = await desk.jobs.counts(_COUNTS_TIMEOUT_S)
     except Exception:
-        _LOG.warning("the job board does not answer", exc_info=True)
+        _LOG.warning("the job board does not answer")
         return None
     return JobsInfo(**dataclasses.asdict(counts))
 

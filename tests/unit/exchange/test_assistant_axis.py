@@ -133,8 +133,8 @@ def test_a_text_that_fills_the_budget_is_read_as_far_as_the_budget_goes(
 ) -> None:
     (question,) = axis_questions(served, asset, PROMPT, {DEFAULT: "Ahoy! " * 200}).questions
     assert isinstance(question, MessageMeansQuestion)
-    assert len(question.tokens) == 120
-    assert question.spans[-1][1] == 120
+    assert len(question.tokens) == 119
+    assert question.spans[-1][1] == 119
 
 
 def test_a_conversation_that_the_template_refuses_has_no_axis_and_does_not_fail(

@@ -160,7 +160,7 @@ def test_a_stream_adds_up_to_the_whole_text() -> None:
 def test_a_client_that_leaves_frees_its_rows() -> None:
     async def main() -> None:
         limits = GenerationLimits(max_rows=1, budget_tokens=4096, prefill_tokens=64, max_waiting=8)
-        async with engine_of("llama", limits) as engine:
+        async with engine_of("llama", limits, max_positions=4096) as engine:
             endless = engine.stream([request_of(Case(prompt(1, 3)), 2000)], Deadline.after(60))
             await anext(endless)
             assert engine.running == 1
@@ -175,7 +175,7 @@ def test_a_client_that_leaves_frees_its_rows() -> None:
 
 def test_a_passed_deadline_ends_a_text() -> None:
     async def main() -> None:
-        async with engine_of("llama") as engine:
+        async with engine_of("llama", max_positions=4096) as engine:
             with pytest.raises(DeadlineExceeded):
                 await ask(engine, [request_of(Case(prompt(1, 3)), 900)], 0.05)
             assert len((await ask(engine, [request_of(Case(prompt(2, 3)), 2)]))[0].tokens) == 2
@@ -187,11 +187,16 @@ def test_what_does_not_fit_is_refused_before_anything_runs() -> None:
     async def main() -> None:
         limits = GenerationLimits(max_rows=2, budget_tokens=64, prefill_tokens=64, max_waiting=2)
         async with engine_of("llama", limits) as engine:
-            with pytest.raises(TooLarge, match="may need 103 tokens"):
-                await ask(engine, [request_of(Case(prompt(1, 3)), 100)])
-            with pytest.raises(Overloaded) as refusal:
+            with pytest.raises(TooLarge, match="may need 65 tokens"):
+                await ask(engine, [request_of(Case(prompt(1, 3)), 62)])
+            with pytest.raises(TooLarge, match="3 texts"):
                 await ask(engine, [request_of(Case(prompt(1, 3)), 4)] * 3)
-            assert refusal.value.retry_after_s > 0
+            requests = [[request_of(Case(prompt(1, 3)), 60)] for _ in range(6)]
+            ended = await asyncio.gather(*(ask(engine, one) for one in requests), return_exceptions=True)
+            refused = [one for one in ended if isinstance(one, Overloaded)]
+            assert refused
+            assert all(one.retry_after_s > 0 for one in refused)
+            assert any(isinstance(one, list) for one in ended)
             with pytest.raises(InvalidRequest, match="no hook point"):
                 bend = Bend(7, "attn.hook_z", "SIMPLE_ADDITIVE", vector(1), 1.0)
                 await ask(engine, [request_of(Case(prompt(1, 3), (bend,)), 4)])
@@ -205,7 +210,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs() -> None:
 
 def test_closing_the_engine_tells_whoever_waits() -> None:
     async def main() -> None:
-        async with engine_of("llama") as engine:
+        async with engine_of("llama", max_positions=4096) as engine:
             stream = engine.stream([request_of(Case(prompt(1, 3)), 500)], Deadline.after(60))
             await anext(stream)
             await engine.aclose()
@@ -237,3 +242,43 @@ def test_a_seed_repeats_a_text_and_no_seed_does_not() -> None:
     first, second = texts(11)
     assert first == second == texts(11)[0]
     assert len({*texts(None), *texts(None)}) > 1
+
+
+def test_a_text_that_overflows_fails_alone_and_leaves_nothing_behind() -> None:
+    huge = Case(prompt(2, 30), (Bend(0, "resid_post", "SIMPLE_ADDITIVE", vector(3), 3e38),))
+    long, short = Case(prompt(3, 40)), Case(prompt(4, 3))
+
+    async def main() -> None:
+        limits = GenerationLimits(max_rows=2, budget_tokens=4096, prefill_tokens=128, max_waiting=64)
+        async with engine_of("llama", limits) as engine:
+            beside = asyncio.create_task(ask(engine, [request_of(long, 20)]))
+            with pytest.raises(InvalidRequest, match="no longer finite"):
+                await ask(engine, [request_of(huge, 5)])
+            after = asyncio.create_task(ask(engine, [request_of(short, 12)]))
+            assert list((await beside)[0].tokens) == written("llama", long, 20)[0]
+            assert list((await after)[0].tokens) == written("llama", short, 12)[0]
+
+    asyncio.run(main())
+
+
+def test_the_cache_is_never_larger_than_the_rows_in_it_need() -> None:
+    async def main() -> None:
+        limits = GenerationLimits(max_rows=8, budget_tokens=1024, prefill_tokens=512, max_waiting=64)
+        async with engine_of("llama", limits, max_positions=4096) as engine:
+            cache: Any = engine._batch._cache  # pyright: ignore[reportPrivateUsage]
+            many = [request_of(Case(prompt(seed, 30)), 3) for seed in range(8)]
+            long = request_of(Case(prompt(9, 30)), 400)
+            asked = [asyncio.create_task(ask(engine, [one])) for one in (*many[:7], long)]
+            largest = 0
+            while not all(task.done() for task in asked):
+                largest = max([largest, *(store.shape[0] * store.shape[2] for store in dict(cache._keys).values())])
+                await asyncio.sleep(0)
+            assert 8 * 64 <= largest <= limits.budget_tokens
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_an_engine_can_not_keep_is_refused(seed: int) -> None:
+    with pytest.raises(InvalidRequest, match="seed"):
+        Sampling(4, seed=seed)

@@ -1,5 +1,7 @@
 """A generation engine over a tiny model, and truth's cases as requests."""
 
+import copy
+import dataclasses
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -34,13 +36,19 @@ async def engine_of(
     limits: GenerationLimits = LIMITS,
     sources: Mapping[str, Source] | None = None,
     saes: Mapping[str, LoadedSae] | None = None,
+    max_positions: int | None = None,
 ) -> AsyncGenerator[GenerationEngine]:
+    """An engine; `max_positions` stands for the model's own, for families that can read further than they say."""
+
     @asynccontextmanager
     async def lease(names: Sequence[str], _: Deadline) -> AsyncGenerator[Mapping[str, LoadedSae]]:
         yield {name: (saes or {})[name] for name in names}
 
     device = DeviceExecutor("cpu")
-    engine = GenerationEngine(eager_model(family), device, Directions(DecoderRows(sources or {})), lease, limits)
+    model = copy.copy(eager_model(family))
+    if max_positions is not None:
+        model.shape = dataclasses.replace(model.shape, max_positions=max_positions)
+    engine = GenerationEngine(model, device, Directions(DecoderRows(sources or {})), lease, limits)
     try:
         yield engine
     finally:
