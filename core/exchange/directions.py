@@ -19,6 +19,7 @@ from core.steering.specification import (
     FeatureDirection,
     Floats,
     HookPlace,
+    Method,
     Push,
     Steering,
     VectorDirection,
@@ -54,6 +55,8 @@ def checked_steering(steering: Steering, model: ServedModel) -> Steering:
             f"The request steers along {len(steering.pushes)} directions, the most are {MOST_PUSHES}",
             "Add up the directions of one hook point yourself.",
         )
+    if steering.method is not Method.PROJECTION_CAP and any(push.at_least is not None for push in steering.pushes):
+        raise InvalidRequest(f"atLeast is the lower bound of PROJECTION_CAP; {steering.method} has none")
     places = [_checked_place(push, steering, model) for push in steering.pushes]
     if steering.condition is not None:
         _check_condition(steering.condition, places, model)

@@ -23,7 +23,7 @@ from core.generation.requests import Continuation, Growth, Sampling
 from core.generation.stops import StopStrings
 from core.generation.text import GrowingText
 from core.generation.turns import TurnFormat, eos_ids, without_reasoning
-from core.steering.specification import Condition, FeatureDirection, Method, Push, Steering
+from core.steering.specification import Condition, FeatureDirection, Push, Steering
 from core.wire.openai import ChatCompletionsRequest, CompletionsRequest, SteeringObject
 from core.wire.openai_replies import Usage
 
@@ -127,9 +127,6 @@ def ask_chat(body: ChatCompletionsRequest, model: ServedModel, head: Head) -> As
 
 def steering_of(body: SteeringObject, model: ServedModel) -> Steering:
     """The `steering` object as both engines understand it, checked against the model."""
-    bounded = any(one.at_least is not None for one in (*body.features, *body.vectors))
-    if bounded and body.method is not Method.PROJECTION_CAP:
-        raise InvalidRequest(f"at_least is the lower bound of PROJECTION_CAP; {body.method} has none")
     features = [
         Push(FeatureDirection(one.source, one.index), one.strength * body.multiplier, one.at_least)
         for one in body.features

@@ -103,7 +103,7 @@ def steering_of(request: SteerOptions, model: ServedModel, *, special_tokens: bo
         NotFound: A feature's source is not served.
     """
     method = Method(request.steer_method)
-    pushes = tuple(_push(wanted, method, request.strength_multiplier) for wanted in request.directions())
+    pushes = tuple(_push(wanted, request.strength_multiplier) for wanted in request.directions())
     only = request.condition
     steering = Steering(
         pushes=pushes,
@@ -116,9 +116,7 @@ def steering_of(request: SteerOptions, model: ServedModel, *, special_tokens: bo
     return checked_steering(steering, model)
 
 
-def _push(wanted: NPSteerFeature | NPSteerVector, method: Method, multiplier: float) -> Push:
-    if wanted.at_least is not None and method is not Method.PROJECTION_CAP:
-        raise InvalidRequest(f"atLeast is the lower bound of PROJECTION_CAP; {method} has none")
+def _push(wanted: NPSteerFeature | NPSteerVector, multiplier: float) -> Push:
     direction = (
         FeatureDirection(wanted.source, wanted.index)
         if isinstance(wanted, NPSteerFeature)
