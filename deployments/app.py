@@ -60,17 +60,17 @@ def _deployment(cls: type) -> Deployment:
 
 
 def _bind_runner(description: ModelDescription, args: RunnerArgs) -> Application:
-    return _bind(
-        Runner, description, args, {"ray_actor_options": {"num_cpus": args.num_cpus, "num_gpus": args.num_gpus}}
-    )
+    resources = {"num_cpus": args.num_cpus, "num_gpus": args.num_gpus}
+    return _bind(Runner, description, args, {"ray_actor_options": resources, "health_check_timeout_s": 30})
 
 
 def _bind_steerer(description: ModelDescription, args: SteererArgs) -> Application:
-    return _bind(Steerer, description, args, args.resources(description.device))
+    # Its check goes through the engine, behind whatever step runs there.
+    return _bind(Steerer, description, args, {**args.resources(description.device), "health_check_timeout_s": 120})
 
 
 def _bind(
-    cls: type, description: ModelDescription, args: RunnerArgs | SteererArgs, resources: dict[str, Any]
+    cls: type, description: ModelDescription, args: RunnerArgs | SteererArgs, options: dict[str, Any]
 ) -> Application:
     deployment = _deployment(cls).options(
         name=args.name,
@@ -86,8 +86,7 @@ def _bind(
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=_RETRY_AFTER_S),
         # A checkpoint that can not be loaded stays bad: say so soon.
         max_constructor_retry_count=3,
-        health_check_timeout_s=30,
         graceful_shutdown_timeout_s=30,
-        **resources,
+        **options,
     )
     return deployment.bind(description, args)

@@ -29,11 +29,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve_instance(*, num_cpus: int = 8, num_gpus: int = 0) -> Iterator[str]:
-    """Starts Ray and Serve; yields the URL of the HTTP proxy."""
+def ray_instance(*, num_cpus: int = 8, num_gpus: int = 0) -> Iterator[None]:
+    """Starts Ray."""
     before = dict(os.environ)
     os.environ.update(_QUICK)
-    port = free_port()
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         ray.init(
             num_cpus=num_cpus,
@@ -44,13 +43,23 @@ def serve_instance(*, num_cpus: int = 8, num_gpus: int = 0) -> Iterator[str]:
             object_store_memory=200_000_000,
         )
         try:
+            yield
+        finally:
+            ray.shutdown()
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@contextmanager
+def serve_instance(*, num_cpus: int = 8, num_gpus: int = 0) -> Iterator[str]:
+    """Starts Ray and Serve; yields the URL of the HTTP proxy."""
+    port = free_port()
+    with ray_instance(num_cpus=num_cpus, num_gpus=num_gpus):
+        try:
             serve.start(http_options={"host": "127.0.0.1", "port": port})
             yield f"http://127.0.0.1:{port}"
         finally:
             serve.shutdown()
-            ray.shutdown()
-            os.environ.clear()
-            os.environ.update(before)
 
 
 def deploy(builder: Any, args: Any, name: str, route_prefix: str | None) -> None:
