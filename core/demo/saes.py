@@ -59,7 +59,7 @@ class SaeSet:
 
 
 RES_DEMO = SaeSet("res-demo", "resid_post", active=24, steps=600, start_norm=0.4)
-ATT_DEMO = SaeSet("att-demo", "z", active=24, steps=400, start_norm=0.1)
+ATT_DEMO = SaeSet("att-demo", "z", active=32, steps=400, start_norm=0.1)
 SETS = (RES_DEMO, ATT_DEMO)
 
 

@@ -69,6 +69,11 @@ def test_models_lists_layers_widths_and_limits(cluster: RunningCluster) -> None:
     assert set(gpt2["aliases"]) == {"openai-community/gpt2", "gpt2"}
     assert [s["id"] for s in gpt2["sourceSets"]] == ["res-jb", "local"]
     assert [s["id"] for s in gpt2["sourceSets"][0]["sources"]] == ["0-res-jb", "1-res-jb", "2-res-jb", "3-res-jb"]
-    assert gpt2["limits"] == {"tokenLimit": 64, "batchLimit": 6, "maxNumResults": 1000}
+    assert gpt2["limits"] == {
+        "tokenLimit": 64,
+        "generationLimit": 256,
+        "batchLimit": 6,
+        "maxNumResults": 1000,
+    }
     assert [runner["name"] for runner in gpt2["runners"]] == ["Published", "Local"]
     assert httpx.get(f"{cluster.url}/v1/models", timeout=60).headers["content-type"] == "application/json"

@@ -15,6 +15,7 @@ from core.demo import ARTEFACTS
 from core.demo.steering import complete, language_of
 from core.demo.steering import steered as steered_by_hook
 from core.demo.tokenizer import load_tokenizer
+from core.exchange.steering import MOST_TYPES
 from tests.serve.conftest import DEMO, GPT2, SECRET, TOKEN_LIMIT, RunningCluster
 from tests.truth import Truth, folder_sae
 
@@ -229,7 +230,7 @@ def test_a_long_wish_is_cut_to_the_budget(cluster: RunningCluster) -> None:
 
 
 def test_a_client_that_leaves_frees_its_rows(cluster: RunningCluster) -> None:
-    long = TEXT | {"types": ["DEFAULT"] * 24, "temperature": 1000, "nCompletionTokens": 10**6}
+    long = TEXT | {"types": ["DEFAULT"] * MOST_TYPES, "temperature": 1000, "nCompletionTokens": 10**6}
     started_s = time.monotonic()
     cluster.post("/v1/steer/completion", long)
     whole_s = time.monotonic() - started_s
@@ -238,7 +239,7 @@ def test_a_client_that_leaves_frees_its_rows(cluster: RunningCluster) -> None:
     ) as response:
         shown = events(response.iter_lines())
         next(shown)
-        assert running(cluster) == 24
+        assert running(cluster) == MOST_TYPES
         left_s = time.monotonic()
     wait_for_condition(lambda: running(cluster) == 0, timeout=60, retry_interval_ms=50)
     assert time.monotonic() - left_s < whole_s / 2
