@@ -1,8 +1,7 @@
 """The rows that are being written right now, and the forward passes that give each its next token.
 
-    advance(joining, leaving)
-        leaving rows go --> joining prompts are read together, and get their first token
-                        --> every older row gets its next token in one pass with a cache
+    advance(leaving)    leaving rows go, and every other one gets its next token in one pass with a cache
+    begin(rows)         prompts are read together, get their first token, and join
 
 Rows join and leave between tokens, so a short text never waits for a long one. A row's tokens depend on its own prompt,
 steering, rules and seed only.
@@ -25,7 +24,7 @@ from core.questions import Floats
 from core.readings.messages import span_means
 from core.steering.writing import RowSteering, SteeringHooks
 
-Gain = Choice | InvalidRequest
+Gain = Choice | Exception
 _OVERFLOW: Final = "The text can not go on: the model's activations are no longer finite numbers."
 
 
@@ -85,7 +84,7 @@ class RowBatch:
         self._hooks: SteeringHooks | None = None
 
     @torch.inference_mode()
-    def advance(self, joining: Sequence[Row], leaving: Sequence[Row]) -> list[tuple[Row, Gain]]:
+    def advance(self, leaving: Sequence[Row]) -> list[tuple[Row, Gain]]:
         """One more token for every row.
 
         Returns:
@@ -93,12 +92,18 @@ class RowBatch:
         """
         self._drop(leaving)
         gained = self._decode() if self._rows else []
-        if joining:
-            gained += self._prefill(joining)
         self._drop([row for row, _ in gained if row.ended])
         return gained
 
-    def _prefill(self, rows: Sequence[Row]) -> list[tuple[Row, Gain]]:
+    @torch.inference_mode()
+    def begin(self, rows: Sequence[Row]) -> list[tuple[Row, Gain]]:
+        """The first token of rows, which join unless they have `ended` with it.
+
+        If it fails, none has joined and the others are as they were.
+
+        Returns:
+            As `advance`.
+        """
         lengths = [len(row.continuation.prompt) for row in rows]
         ids = pad_right([row.continuation.prompt for row in rows]).to(self._model.device)
         hooks = self._steering(rows)
@@ -112,10 +117,12 @@ class RowBatch:
                 self._cache,
                 torch.tensor([length - 1 for length in lengths], device=ids.device),
             )
+        gained = _choose(logits, rows)
         self._cache.commit()
         self._rows += rows
         self._hooks = None
-        return _choose(logits, rows)
+        self._drop([row for row in rows if row.ended])
+        return gained
 
     def _decode(self) -> list[tuple[Row, Gain]]:
         device = self._model.device

@@ -247,12 +247,25 @@ class GenerationEngine:
             try:
                 joining, leaving = self._join(), self._leaving
                 self._leaving = []
-                gained = await self._device.run(self._batch.advance, joining, leaving)
+                gained = await self._device.run(self._batch.advance, leaving)
+                if joining:
+                    gained += await self._begin(joining)
                 self._throughput.record(len(gained), loop.time() - started_s)
                 self._hand_out(gained, leaving)
             except Exception as error:
                 self._batch = RowBatch(self._model)
                 self._fail(error)
+
+    async def _begin(self, rows: Sequence[Row]) -> list[tuple[Row, Gain]]:
+        """The first token of rows. What these prompts are too much for fails them, not the texts in progress."""
+        try:
+            return await self._device.run(self._batch.begin, rows)
+        except Exception as error:
+            if len(rows) == len(self._running):
+                self._batch = RowBatch(self._model)  # lets go of the cache that it began
+            for row in rows:
+                row.failed = True
+            return [(row, error) for row in rows]
 
     def _join(self) -> list[Row]:
         """The rows that may start now, oldest first."""

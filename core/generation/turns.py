@@ -25,7 +25,9 @@ from core.chat import Message
 from core.prompts import PromptTokenizer
 
 ASSISTANT: Final = "assistant"
-_ASSISTANTS: Final = frozenset({ASSISTANT, "model"})
+ASSISTANT_ROLES: Final = frozenset({ASSISTANT, "model"})
+"""What templates call the model's own turns."""
+
 _OPEN, _CLOSE = "<think>", "</think>"
 
 # How families end an assistant's turn, besides their EOS token.
@@ -105,7 +107,7 @@ def without_reasoning(messages: Iterable[Message]) -> list[Message]:
     """
     kept: list[Message] = []
     for message in messages:
-        said = _without_thoughts(message.content) if message.role in _ASSISTANTS else message.content
+        said = _without_thoughts(message.content) if message.role in ASSISTANT_ROLES else message.content
         if said == message.content:
             kept.append(message)
         elif said.strip():

@@ -19,12 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from core.chat import Message, message_partition
+from core.generation.turns import ASSISTANT_ROLES
 from core.persona.asset import PersonaAsset
 from core.persona.projection import project
 from core.prompts import PromptTokenizer
-
-ASSISTANT_ROLES: Final = frozenset({"assistant", "model"})
-"""What templates call the model's own turns."""
 
 _SNIPPET_CHARS: Final = 120
 

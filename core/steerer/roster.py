@@ -3,8 +3,8 @@
 It is the one writer of the tables, between steps, on the thread that runs the model. Every rank keeps its own and all
 agree, because all see the same scheduler output in the same order.
 
-A sequence is on the roster from its first step until vLLM reports it finished or aborted; it has a slot of the tables
-only while it needs one, so preempted sequences cost nothing.
+A sequence is on the roster from its first step until vLLM reports it finished or aborted. It takes a slot of the tables
+when it is first laid out, and loses it only to a sequence that needs one while it is preempted itself.
 
 Nothing here raises for a request: an exception in a worker would end the engine for everybody. What cannot be served,
 and should have been refused before it came here, is left unsteered and counted in `faults`.

@@ -8,9 +8,10 @@ changes what a given token at a given position leaves behind:
     spared           the positions that special tokens keep unsteered
     prompt length    only where it decides what is steered, that is unless all positions are
 
-Two sequences steered alike therefore share their common prefix, also across the turns of a conversation. Which special
-positions are spared is hashed instead of the mere wish to spare them: a special token that was *generated* is steered,
-and the next turn, where it belongs to the prompt, must not find it.
+Two sequences steered alike everywhere therefore share their common prefix, also across the turns of a conversation.
+Where special tokens are spared, the turns share nothing, because each adds some: which positions are spared is hashed
+instead of the mere wish, for a special token that was *generated* is steered, and the next turn, where it belongs to
+the prompt, must not find it.
 """
 
 import struct

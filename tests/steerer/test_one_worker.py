@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from core.deadline import Deadline
-from core.errors import DeadlineExceeded, InvalidRequest
+from core.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from core.generation.requests import Continuation, Sampling
 from core.steerer.canary import check_steering
 from core.steering.specification import HookPlace, Method
@@ -21,7 +22,9 @@ RNG = np.random.default_rng(7)
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with world(save_llama(tmp_path_factory.mktemp("llama"))) as running:
+    # One test sends a function to the worker.
+    environ = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
+    with world(save_llama(tmp_path_factory.mktemp("llama")), environ=environ) as running:
         yield running
 
 
@@ -170,6 +173,26 @@ def test_a_seed_repeats_its_text_beside_other_texts(llama: World) -> None:
 def test_the_canary_passes_and_every_site_is_steered(llama: World) -> None:
     llama.run(check_steering(llama.engine))
     llama.run(llama.engine.check_health())
+
+
+def _tell_nothing(worker: Any) -> None:
+    lay_out = worker.steer_roster.lay_out
+    worker.steer_roster.lay_out = lambda *_: lay_out((), (), ())
+
+
+def _tell_again(worker: Any) -> None:
+    del worker.steer_roster.lay_out
+
+
+def test_the_canary_notices_a_worker_that_steers_nothing(llama: World) -> None:
+    vllm: Any = llama.engine._llm  # pyright: ignore[reportPrivateUsage]
+    llama.run(vllm.collective_rpc(_tell_nothing))
+    try:
+        with pytest.raises(Unavailable, match="Steering has no effect"):
+            llama.run(check_steering(llama.engine))
+    finally:
+        llama.run(vllm.collective_rpc(_tell_again))
+    llama.run(check_steering(llama.engine))
 
 
 def test_means_before_and_after_steering_are_those_of_a_full_forward(llama: World) -> None:

@@ -234,6 +234,32 @@ def test_a_failing_step_reaches_its_callers_and_the_next_request_works(monkeypat
     asyncio.run(main())
 
 
+def test_a_prompt_that_can_not_be_read_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    long, too_much = Case(prompt(3, 40)), Case(prompt(4, 50))
+
+    async def main() -> None:
+        async with engine_of("llama") as engine:
+            model: Any = engine._model  # pyright: ignore[reportPrivateUsage]
+            read = model.next_logits
+
+            def read_short(ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+                logits = read(ids, *rest)
+                if ids.shape[1] == 50:
+                    raise MemoryError
+                return logits
+
+            monkeypatch.setattr(model, "next_logits", read_short)
+            stream = engine.stream([request_of(long, 20)], Deadline.after(60))
+            tokens = list((await anext(stream))[0].tokens)
+            with pytest.raises(Unavailable, match="out of memory"):
+                await ask(engine, [request_of(too_much, 5)])
+            async for growths in stream:
+                tokens += [token for growth in growths for token in growth.tokens]
+            assert tokens == written("llama", long, 20)[0]
+
+    asyncio.run(main())
+
+
 def test_a_seed_repeats_a_text_and_no_seed_does_not() -> None:
     def texts(seed: int | None) -> list[tuple[int, ...]]:
         request = Continuation(prompt(1, 4), Sampling(20, temperature=1.5, seed=seed))
