@@ -11,7 +11,7 @@ takes its mathematics from `core.steering.operators`. Rows that nothing steers a
 what they are to the last bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -40,26 +40,35 @@ def register(steer: SteerRows) -> torch.library.Library:
     return library
 
 
-def steered(tables: "Tables", n_rows: int) -> torch.Tensor:
-    """Which rows of the step are steered, `[n_rows]` bool."""
-    slots = tables.row_slot[:n_rows].long()
-    positions = tables.positions[:n_rows]
-    slot = slots.clamp_min(0)
-    in_prompt = positions < tables.prompt_lengths[slot]
+def _steered(tables: "Tables") -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows of the step that are steered, and their slots."""
+    rows = (tables.row_slot >= 0).nonzero().squeeze(1)
+    slots, positions = tables.row_slot[rows].long(), tables.positions[rows]
+    in_prompt = positions < tables.prompt_lengths[slots]
     phase = torch.where(in_prompt, PROMPT, GENERATED)
     position = torch.where(in_prompt, positions, 0)
-    spared = in_prompt & (((tables.spared[slot, position // 8].long() >> (position % 8)) & 1) != 0)
-    return (slots >= 0) & ((tables.phases[slot] & phase) != 0) & ~spared
+    spared = in_prompt & (((tables.spared[slots, position // 8].long() >> (position % 8)) & 1) != 0)
+    chosen = ((tables.phases[slots] & phase) != 0) & ~spared
+    return rows[chosen], slots[chosen]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Operators:
+    """What is done at one site: to which rows, and each row's operators in order, as `change` takes them."""
+
+    rows: torch.Tensor
+    stages: tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Step:
-    """What all sites of one step share: its steered rows, its read rows, and where there is anything to do."""
+    """What all sites of one step share: what is done where, and what is read."""
 
     version: int
+    content: int
     rows: torch.Tensor
     slots: torch.Tensor
-    sites: frozenset[int]
+    operators: Mapping[int, _Operators]
     read_rows: torch.Tensor
     segments: torch.Tensor
     read_sites: frozenset[int]
@@ -76,42 +85,60 @@ class TorchSteering:
         """Steers and reads the rows `[rows, width]` of one site."""
         step = self._step
         if step is None or step.version != self._tables.version:
-            step = self._step = self._look_up()
+            step = self._step = self._look_up(step)
         reads = site in step.read_sites
         if reads:
             self._add(step, hidden, residual, site, after=False)
-        if site in step.sites:
-            self._change(step, hidden, residual, site)
+        if site in step.operators:
+            _apply(step.operators[site], hidden, residual)
         if reads:
             self._add(step, hidden, residual, site, after=True)
 
-    def _look_up(self) -> _Step:
+    def _look_up(self, before: _Step | None) -> _Step:
         tables = self._tables
-        rows = steered(tables, tables.sizes.rows).nonzero().squeeze(1)
-        slots = tables.row_slot[rows].long()
-        busy = (tables.vector_rows[slots.unique(), :, 0, 0] >= 0).any(0).nonzero().squeeze(1)
+        rows, slots = _steered(tables)
+        # From one decoding step to the next hardly anything changes.
+        same = (
+            before is not None
+            and before.content == tables.content
+            and torch.equal(before.rows, rows)
+            and torch.equal(before.slots, slots)
+        )
+        operators = before.operators if before is not None and same else self._operators(rows, slots)
         read_rows = (tables.row_segment >= 0).nonzero().squeeze(1)
         segments = tables.row_segment[read_rows].long()
         read_sites = frozenset(tables.segment_site[segments].tolist())
-        return _Step(tables.version, rows, slots, frozenset(busy.tolist()), read_rows, segments, read_sites)
+        return _Step(tables.version, tables.content, rows, slots, operators, read_rows, segments, read_sites)
 
-    def _change(self, step: _Step, hidden: torch.Tensor, residual: torch.Tensor | None, site: int) -> None:
+    def _operators(self, rows: torch.Tensor, slots: torch.Tensor) -> dict[int, _Operators]:
+        """What is done at each site that has anything to do."""
         tables = self._tables
-        vector_rows = tables.vector_rows[step.slots, site].long()
-        chosen = (vector_rows[:, 0, 0] >= 0).nonzero().squeeze(1)
-        rows, vector_rows = step.rows[chosen], vector_rows[chosen]
-        coefficients = tables.coefficients[step.slots[chosen], site]
-        before = _activation(hidden, residual, rows)
-        x = before
-        for number in range(int((vector_rows[:, :, 0] >= 0).any(0).sum())):
-            read, write = vector_rows[:, number].clamp_min(0).unbind(-1)
-            x = x + change(x, tables.vectors[read], tables.vectors[write], coefficients[:, number])
-        hidden[rows] = (hidden[rows].float() + (x - before)).to(hidden.dtype)
+        busy = (tables.vector_rows[slots.unique(), :, 0, 0] >= 0).any(0).nonzero().squeeze(1)
+        found: dict[int, _Operators] = {}
+        for site in busy.tolist():
+            vector_rows = tables.vector_rows[slots, site].long()
+            chosen = (vector_rows[:, 0, 0] >= 0).nonzero().squeeze(1)
+            used = vector_rows[chosen]
+            coefficients = tables.coefficients[slots[chosen], site]
+            numbers = range(int((used[:, :, 0] >= 0).any(0).sum()))
+            vectors = [tables.vectors[used[:, number].clamp_min(0)] for number in numbers]
+            stages = ((*both.unbind(1), coefficients[:, number]) for number, both in zip(numbers, vectors, strict=True))
+            found[site] = _Operators(rows[chosen], tuple(stages))
+        return found
 
     def _add(self, step: _Step, hidden: torch.Tensor, residual: torch.Tensor | None, site: int, *, after: bool) -> None:
         here = self._tables.segment_site[step.segments] == site
         activations = _activation(hidden, residual, step.read_rows[here])
         self._tables.sums[:, int(after)].index_add_(0, step.segments[here], activations)
+
+
+def _apply(operators: _Operators, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
+    own = hidden[operators.rows].float()
+    before = own if residual is None else own + residual[operators.rows].float()
+    x = before
+    for read, write, coefficients in operators.stages:
+        x = x + change(x, read, write, coefficients)
+    hidden[operators.rows] = (own + (x - before)).to(hidden.dtype)
 
 
 def _activation(hidden: torch.Tensor, residual: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from core.steerer.request import PHASES, Program, Reading, unpack
 from core.steerer.tables import IDLE_COEFFICIENTS, NOTHING, SlotEntry, Tables
@@ -64,7 +63,7 @@ class Roster:
         before = self._digests.get(row)
         if before is not None and self._vector_rows.get(before) == row:
             del self._vector_rows[before]
-        self._tables.vectors[row] = torch.frombuffer(bytearray(content), dtype=torch.float32)
+        self._tables.write_vector(row, content)
         self._vector_rows[digest] = row
         self._digests[row] = digest
 

@@ -73,6 +73,7 @@ class Tables:
         segment_site: `[segments]` int32.
         sums: `[segments, 2, width]` float32, activations before and after steering.
         version: Counts the steps, so that what was derived from a step's rows is known to be stale.
+        content: Counts the changes of slots and vectors, likewise.
     """
 
     sizes: TableSizes
@@ -88,6 +89,7 @@ class Tables:
     segment_site: torch.Tensor
     sums: torch.Tensor
     version: int = field(default=0, init=False)
+    content: int = field(default=0, init=False)
 
     @classmethod
     def allocate(cls, sizes: TableSizes, positions: torch.Tensor) -> Self:
@@ -121,6 +123,12 @@ class Tables:
         send(entry.spared, self.spared[slot])
         send(entry.vector_rows, self.vector_rows[slot])
         send(entry.coefficients, self.coefficients[slot])
+        self.content += 1
+
+    def write_vector(self, row: int, content: bytes) -> None:
+        """Stores a direction, float32 bytes."""
+        self.vectors[row] = torch.frombuffer(bytearray(content), dtype=torch.float32)
+        self.content += 1
 
     def write_rows(self, slots: npt.NDArray[np.int32], segments: npt.NDArray[np.int32]) -> None:
         """Says whose the first rows of the coming step are."""

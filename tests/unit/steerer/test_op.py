@@ -60,3 +60,24 @@ def test_half_precision_rounds_once() -> None:
     wanted = (hidden.float() + 1.7 * torch.from_numpy(add.write)).to(torch.bfloat16)
     TorchSteering(worker.tables)(hidden, residual, 0)
     torch.testing.assert_close(hidden, wanted, atol=1e-2, rtol=1e-2)
+
+
+def test_a_slot_or_a_direction_that_changes_counts_from_the_next_step() -> None:
+    worker = Worker()
+    first, *_ = operators(np.random.default_rng(0))
+    steering = TorchSteering(worker.tables)
+
+    def change() -> np.ndarray:
+        worker.lay_out({"a": Sequence(4, 0, 4)})
+        hidden = torch.zeros(4, first.read.shape[0])
+        steering(hidden, None, 2)
+        return hidden.numpy()
+
+    worker.admit("a", Sequence(4, 0, 4, [(2, first)]))
+    np.testing.assert_allclose(change(), np.tile(1.7 * first.write, (4, 1)), atol=1e-6)
+    row = int(worker.tables.vector_rows[worker.tables.row_slot[0], 2, 0, 1])
+    worker.tables.write_vector(row, (-first.write).astype(np.float32).tobytes())
+    np.testing.assert_allclose(change(), np.tile(-1.7 * first.write, (4, 1)), atol=1e-6)
+    worker.roster.release("a")
+    worker.admit("a", Sequence(4, 0, 4, [(1, first)]))
+    assert not change().any()
