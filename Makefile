@@ -5,6 +5,7 @@ ACCELERATOR ?= cpu
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(ACCELERATOR)
+ORACLE := .venv-oracle
 UV_VERSION := 0.9.30
 
 # uv reads its own variables; what pip users have set is passed on.
@@ -13,10 +14,12 @@ export UV_INDEX_URL ?= $(PIP_INDEX_URL)
 export UV_EXTRA_INDEX_URL ?= $(PIP_EXTRA_INDEX_URL)
 # The default index carries torch for CUDA only; a CPU build comes from PyTorch's own index, or from a given folder.
 TORCH_BACKEND ?= $(if $(UV_FIND_LINKS),,$(if $(filter cpu,$(ACCELERATOR)),--torch-backend cpu))
+ORACLE_BACKEND ?= $(if $(UV_FIND_LINKS),,--torch-backend cpu)
 # transformer_lens and sae_lens take many seconds to import without bytecode.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install serve test lint format lock demo gpu-check bench-activations bench-steering clean
+.PHONY: help install serve test oracle test-oracle lint format lock demo gpu-check bench-activations bench-steering \
+  bench-graphs clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -38,6 +41,17 @@ serve: install ## Serve the demo (or CONFIG=path) and say what to open
 test: install lint ## Run every check and test
 	@$(BIN)/python -m pytest $(TESTS)
 
+oracle: $(ORACLE)/.installed ## Create .venv-oracle with circuit-tracer, which graphs are compared with
+
+$(ORACLE)/.installed: requirements/circuit-tracer.txt | $(INSTALLED)
+	@echo "Installing circuit-tracer's locked requirements into $(ORACLE) ..."
+	@test -x $(ORACLE)/bin/python || $(PYTHON) -m venv $(ORACLE)
+	@$(BIN)/uv pip install --python $(ORACLE)/bin/python --no-deps $(ORACLE_BACKEND) -r requirements/circuit-tracer.txt
+	@touch $@
+
+test-oracle: install oracle ## Compare graphs with circuit-tracer
+	@RAYSCOPE_CIRCUIT_TRACER_PYTHON=$(CURDIR)/$(ORACLE)/bin/python $(BIN)/python -m pytest tests/oracle
+
 lint: install ## Check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -52,6 +66,9 @@ lock: install ## Compile requirements/*.in to exact pins
 	    --override requirements/overrides-$$kind.txt requirements/$$kind.in -o requirements/$$kind.txt && \
 	  sed -i -E 's/^(torch==[0-9.]+)\+cpu/\1/' requirements/$$kind.txt; \
 	done
+	@$(BIN)/uv pip compile -q --python-version 3.11 --custom-compile-command 'make lock' \
+	  requirements/circuit-tracer.in -o requirements/circuit-tracer.txt
+	@sed -i -E 's/^(torch==[0-9.]+)\+cpu/\1/' requirements/circuit-tracer.txt
 
 gpu-check: install ## Check on a GPU what a CPU can not show (10 minutes)
 	@$(BIN)/python -m pytest tests/gpu
@@ -65,5 +82,8 @@ bench-activations: install ## Measure against peers and the machine's limit
 bench-steering: install ## Measure steering against vLLM alone and against generate with hooks
 	@$(BIN)/python -m benchmarks.steering
 
+bench-graphs: install oracle ## Measure attribution graphs against circuit-tracer
+	@RAYSCOPE_CIRCUIT_TRACER_PYTHON=$(CURDIR)/$(ORACLE)/bin/python $(BIN)/python -m benchmarks.graphs
+
 clean: ## Remove the virtual environment and caches
-	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	@rm -rf $(VENV) $(ORACLE) .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import steering_report
+from benchmarks import graph_report, steering_report
 from benchmarks.markdown import table
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +48,7 @@ def place_all(readme: str) -> str:
     for results, marker, make in (
         (RESULTS, BEGIN, tables),
         (steering_report.RESULTS, steering_report.BEGIN, steering_report.tables),
+        (graph_report.RESULTS, graph_report.BEGIN, graph_report.tables),
     ):
         if results.exists():
             readme = place(readme, make(json.loads(results.read_text())), marker)

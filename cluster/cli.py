@@ -20,6 +20,8 @@ from core.persona.convert import convert
 app = typer.Typer(help="Serve the inside of language models.", no_args_is_help=True, add_completion=False)
 persona = typer.Typer(help="Directions that the persona monitor reads.", no_args_is_help=True)
 app.add_typer(persona, name="persona")
+graph = typer.Typer(help="Documents of attribution graphs.", no_args_is_help=True)
+app.add_typer(graph, name="graph")
 _CONSOLE = Console(stderr=True)
 _PICKLE_WARNING = (
     "SOURCE holds pickles, and reading a pickle can run whatever its author put into it. This reader builds plain data "
@@ -180,6 +182,30 @@ def convert_persona(
     except RayscopeError as error:
         _refuse(error)
     _CONSOLE.print(f"Written: {dest}", markup=False, highlight=False, soft_wrap=True)
+
+
+@graph.command("render")
+def render_graph(
+    document: Annotated[Path, typer.Argument(help="A graph's JSON, plain or gzipped.", exists=True, dir_okay=False)],
+    png: Annotated[Path | None, typer.Option("--png", help="Write a PNG there.")] = None,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Write an SVG there.")] = None,
+    nodes: Annotated[int, typer.Option(help="Features and errors to show, the most influential.", min=1)] = 30,
+    links: Annotated[int, typer.Option(help="Links to show, those over which most flows.", min=1)] = 90,
+) -> None:
+    """Draw an attribution graph."""
+    from core.graph.document import read_document
+    from core.graph.picture import picture
+
+    if png is None and svg is None:
+        raise typer.BadParameter("Say where the picture goes: --png, --svg or both.")
+    try:
+        content = read_document(document.read_bytes())
+    except RayscopeError as error:
+        _refuse(error)
+    if png is not None:
+        png.write_bytes(picture(content, "png", nodes, links))
+    if svg is not None:
+        svg.write_bytes(picture(content, "svg", nodes, links))
 
 
 def main() -> None:

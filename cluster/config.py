@@ -11,11 +11,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.arguments import GatewayArgs, ModelAppArgs
+from cluster.graph_arguments import GraphAppArgs
 from core.errors import InvalidRequest
 
 _BUILDERS: dict[str, type[BaseModel]] = {
     "deployments.app:build_gateway": GatewayArgs,
     "deployments.app:build_model_app": ModelAppArgs,
+    "deployments.graph.app:build_graph_app": GraphAppArgs,
 }
 _REQUEST_TIMEOUT_S = 310
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.arguments import ModelAppArgs, RunnerArgs
+from cluster.graph_arguments import GraphAppArgs
 from cluster.steerer_arguments import SteererArgs
 from core.catalogue.catalogue import SourceFilter, find_model, find_sources, weights_location
 from core.catalogue.description import Limits, ModelDescription, RunnerDescription, SteererDescription
@@ -45,6 +46,32 @@ def describe(args: ModelAppArgs) -> ModelDescription:
         runners=tuple(_describe_runner(args.model, runner) for runner in args.runners),
         persona=_persona(args, [weights, names.id, *names.aliases], shape),
         steerer=None if args.steerer is None else _describe_steerer(args.model, args.steerer),
+    )
+
+
+def describe_graphs(args: GraphAppArgs) -> ModelDescription:
+    """The model of a graph application. What its transcoders are, the replica that opens them says.
+
+    Raises:
+        NotFound: The model is not known.
+    """
+    names = find_model(args.model)
+    weights = args.weights or names.weights
+    shape = _shape(weights, args.revision)
+    return ModelDescription(
+        names=names,
+        weights=weights,
+        revision=args.revision,
+        dtype=args.model_dtype,
+        device=args.device,
+        shape=shape,
+        limits=Limits(
+            token_limit=min(args.prompt_limit, shape.max_positions),
+            generation_limit=min(args.prompt_limit + args.generation_limit, shape.max_positions),
+            batch_limit=1,
+            max_num_results=1,
+        ),
+        runners=(),
     )
 
 

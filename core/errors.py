@@ -3,8 +3,10 @@
 An error crosses process borders: a Runner raises it, Ray pickles it, the Gateway turns it into a response. Exceptions
 pickle by their positional arguments, so every class here takes `(message, hint, ...)` by position and nothing else.
 
-    client's mistake     InvalidRequest 400 · Unauthorized 401 · NotFound 404 · TooLarge 413
+    client's mistake     InvalidRequest 400 · UrlRefused 400 · Unauthorized 401 · Forbidden 403 · NotFound 404 ·
+                         TooLarge 413
     the cluster is busy  Overloaded 429 · DeadlineExceeded 504 · Unavailable 503
+    somebody else's      UploadFailed 502
     our bug              RayscopeError 500
 
 The message says what happened, `hint` what to do about it. The mapping to HTTP bodies is the Gateway's, not ours.
@@ -42,11 +44,24 @@ class InvalidRequest(RayscopeError):
     code = "invalid_request"
 
 
+class UrlRefused(InvalidRequest):
+    """The request names a URL or a place in storage that this cluster does not call."""
+
+    code = "url_refused"
+
+
 class Unauthorized(RayscopeError):
     """The secret is missing or wrong."""
 
     status = 401
     code = "unauthorized"
+
+
+class Forbidden(RayscopeError):
+    """The secret is wrong, on routes whose clients know the difference from a missing one."""
+
+    status = 403
+    code = "forbidden"
 
 
 class NotFound(RayscopeError):
@@ -91,3 +106,19 @@ class DeadlineExceeded(RayscopeError):
 
     status = 504
     code = "deadline_exceeded"
+
+
+class UploadFailed(RayscopeError):
+    """The storage that a result was to go to did not take it.
+
+    Attributes:
+        storage_status: HTTP status that the storage answered; None if it did not answer.
+    """
+
+    status = 502
+    code = "upload_failed"
+
+    def __init__(self, message: str, hint: str | None = None, storage_status: int | None = None) -> None:
+        super().__init__(message, hint)
+        self.args = (message, hint, storage_status)
+        self.storage_status = storage_status

@@ -3,28 +3,32 @@
     IN_QUEUE -> IN_PROGRESS -> COMPLETED, FAILED, or, from anywhere before, CANCELLED
 
 A job's work is a generator of outputs, each of which contains the ones before it. So a job keeps only the newest: what
-a reader of the stream has missed is in the next one, and memory does not grow with the length of a text.
+a reader of the stream has missed is in the next one, and memory does not grow with the length of a text. Between
+outputs the work may say how far it has come (`Progress`). A large output lies elsewhere; the job keeps where (`Kept`).
 
-A book of jobs is bounded: so many are worked on at once, so many are remembered, and those that have ended are
-forgotten after a while, the longest ended first. It lives in one process and dies with it.
+All that happens to a job counts as a change, and changes are numbered. So any number of readers can follow a job: each
+says which change it saw last. For those that can not say so the book keeps one place (`news`).
+
+A book of jobs is bounded: so many are worked on at once, so many are remembered, with so many bytes elsewhere. Those
+that have ended are forgotten after a while, the longest ended first. It lives in one process and dies with it.
 """
 
 import asyncio
 import logging
+import math
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 from core.clock import SYSTEM_CLOCK, Clock
 from core.errors import NotFound, Overloaded, RayscopeError
+from core.job_state import JobCounts, JobState, Kept, Progress, Status
 
-Status = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED"]
 Asked = TypeVar("Asked")
 
 _LOG = logging.getLogger("ray.serve")
-_ENDED: Final = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,48 +40,14 @@ class JobLimits:
         waiting: Jobs that wait at most; each of them holds its request.
         remembered: Jobs in all, ended ones included.
         remembered_s: Seconds that a job is remembered after its end.
+        kept_bytes: Bytes of outputs that lie elsewhere. The job that ended last is remembered even if it has more.
     """
 
     running: int = 32
     waiting: int = 128
     remembered: int = 1000
     remembered_s: float = 1800.0
-
-
-@dataclass(frozen=True, slots=True)
-class JobCounts:
-    """Jobs that wait, that are worked on, and that have ended since the book was opened."""
-
-    in_queue: int
-    in_progress: int
-    completed: int
-    failed: int
-
-
-@dataclass(frozen=True, slots=True)
-class JobState:
-    """What is known of a job.
-
-    Attributes:
-        id: Its name.
-        status: How far it has come.
-        output: The newest output; None before there is one.
-        error: Why it failed.
-        delay_s: Seconds that it waited, so far or in all.
-        execution_s: Seconds that it was worked on; None before.
-    """
-
-    id: str
-    status: Status
-    output: Any
-    error: str | None
-    delay_s: float
-    execution_s: float | None
-
-    @property
-    def ended(self) -> bool:
-        """Whether it will not change any more."""
-        return self.status in _ENDED
+    kept_bytes: float = math.inf
 
 
 @dataclass(slots=True, eq=False)
@@ -89,17 +59,29 @@ class _Job:
     ended_s: float | None = None
     output: Any = None
     error: str | None = None
+    progress: Progress | None = None
     unread: bool = False
+    changes: int = 1
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+
+    @property
+    def kept_bytes(self) -> int:
+        return self.output.n_bytes if isinstance(self.output, Kept) else 0
+
+    def change(self) -> None:
+        """Counts a change and wakes everybody who waits for it; who waits from now on waits for the next."""
+        self.changes += 1
+        self.changed.set()
+        self.changed = asyncio.Event()
 
 
 class JobBook(Generic[Asked]):
     """The jobs of one process. Lives on one event loop.
 
     Args:
-        work: Does what is asked: yields outputs, or raises a `RayscopeError` that says why not.
+        work: Does what is asked: yields outputs and `Progress`, or raises a `RayscopeError` that says why not. It is
+            closed when its job is stopped.
         limits: How much it holds.
         clock: Tells how long things take.
     """
@@ -148,13 +130,26 @@ class JobBook(Generic[Asked]):
             NotFound: There is no such job, or it has been forgotten.
         """
         job = self._find(job_id)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await job.ended.wait()
+        await _until(job, lambda: job.ended_s is not None, timeout_s)
+        return self._state(job)
+
+    async def changed(self, job_id: str, seen: int, timeout_s: float) -> JobState:
+        """Waits until there is something that a reader has not seen, or nothing to come, or as long as it is worth it.
+
+        Args:
+            job_id: The job.
+            seen: `changes` of the newest state that the reader has; 0 if it has none.
+            timeout_s: How long it is worth waiting.
+
+        Raises:
+            NotFound: There is no such job, or it has been forgotten.
+        """
+        job = self._find(job_id)
+        await _until(job, lambda: job.changes > seen or job.ended_s is not None, timeout_s)
         return self._state(job)
 
     async def news(self, job_id: str, timeout_s: float) -> tuple[JobState, bool]:
-        """Waits until a job has an output that nobody has read, or has ended, or as long as it is worth waiting.
+        """Waits until a job has an output that nobody has asked for here, or has ended, or as long as it is worth it.
 
         Returns:
             What is known of the job, and whether its output is news.
@@ -163,12 +158,8 @@ class JobBook(Generic[Asked]):
             NotFound: There is no such job, or it has been forgotten.
         """
         job = self._find(job_id)
-        if job.ended_s is None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await job.changed.wait()
+        await _until(job, lambda: job.unread or job.ended_s is not None, timeout_s)
         unread, job.unread = job.unread, False
-        job.changed.clear()
         return self._state(job), unread
 
     async def cancel(self, job_id: str) -> JobState:
@@ -179,6 +170,17 @@ class JobBook(Generic[Asked]):
         """
         job = self._find(job_id)
         await self._stop(job)
+        return self._state(job)
+
+    async def delete(self, job_id: str) -> JobState:
+        """Stops a job if it has not ended, and forgets it and what it kept.
+
+        Raises:
+            NotFound: There is no such job, or it has been forgotten.
+        """
+        job = self._find(job_id)
+        await self._stop(job)
+        self._jobs.pop(job.id, None)
         return self._state(job)
 
     def counts(self) -> JobCounts:
@@ -199,10 +201,14 @@ class JobBook(Generic[Asked]):
         try:
             async with self._places:
                 job.status, job.started_s = "IN_PROGRESS", self._clock.monotonic()
+                job.change()
                 async with aclosing(self._work(asked)) as outputs:
                     async for output in outputs:
-                        job.output, job.unread = output, True
-                        job.changed.set()
+                        if isinstance(output, Progress):
+                            job.progress = output
+                        else:
+                            job.output, job.unread = output, True
+                        job.change()
             self._end(job, "COMPLETED")
         except RayscopeError as error:
             job.error = error.text
@@ -218,8 +224,8 @@ class JobBook(Generic[Asked]):
     def _end(self, job: _Job, status: Status) -> None:
         job.status, job.ended_s = status, self._clock.monotonic()
         self._ended[status] += 1
-        job.changed.set()
-        job.ended.set()
+        job.change()
+        self._forget()
 
     async def _stop(self, job: _Job) -> None:
         if job.task is not None and not job.task.done():
@@ -243,8 +249,12 @@ class JobBook(Generic[Asked]):
         now = self._clock.monotonic()
         over = sorted((job for job in self._jobs.values() if job.ended_s is not None), key=lambda job: job.ended_s or 0)
         too_many = len(self._jobs) + room_for - self._limits.remembered
+        too_large = sum(job.kept_bytes for job in self._jobs.values()) - self._limits.kept_bytes
         for number, job in enumerate(over):
-            if number < too_many or now - (job.ended_s or 0) >= self._limits.remembered_s:
+            old = now - (job.ended_s or 0) >= self._limits.remembered_s
+            frees = too_large > 0 and job.kept_bytes > 0 and job is not over[-1]
+            if old or number < too_many or frees:
+                too_large -= job.kept_bytes
                 del self._jobs[job.id]
 
     def _state(self, job: _Job) -> JobState:
@@ -257,4 +267,13 @@ class JobBook(Generic[Asked]):
             error=job.error,
             delay_s=(ended if job.started_s is None else job.started_s) - job.submitted_s,
             execution_s=None if job.started_s is None else ended - job.started_s,
+            progress=job.progress,
+            changes=job.changes,
         )
+
+
+async def _until(job: _Job, condition: Callable[[], bool], timeout_s: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                await job.changed.wait()

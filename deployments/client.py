@@ -13,6 +13,7 @@ several Runners and merges it exactly, retries once on another replica when one 
 import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, Self
 
 from ray import serve
@@ -166,20 +167,13 @@ class ModelClient:
 
     async def stream(self, continuations: Sequence[Continuation], deadline: Deadline) -> AsyncGenerator[list[Growth]]:
         """Texts as they grow; closing the generator stops the work."""
-        handle = self._handle(self._writer_of(continuations)).options(stream=True)
-        parts: Any = handle.stream.remote(list(continuations), deadline)
-        try:
-            while True:
-                try:
-                    async with deadline.limit():
-                        growths = await _awaited(parts, anext(parts))
-                except StopAsyncIteration:
-                    return
-                except _REPLICA_LOST:
-                    raise Unavailable("The replica that wrote this text died.", "Send the request again.") from None
-                yield growths
-        finally:
-            parts.cancel()
+        handle = self._handle(self._writer_of(continuations))
+        async with aclosing(streamed(handle, "stream", deadline, list(continuations), deadline)) as parts:
+            try:
+                async for growths in parts:
+                    yield growths
+            except _REPLICA_LOST:
+                raise Unavailable("The replica that wrote this text died.", "Send the request again.") from None
 
     async def read_means(self, request: MeansRequest, deadline: Deadline) -> Floats:
         """Mean activations of a written text, `[spans, d]`."""
@@ -254,10 +248,10 @@ class ModelClient:
     async def _call(self, runner: str, deadline: Deadline, method: str, *arguments: Any) -> Any:
         remote: Any = getattr(self._handle(runner), method).remote
         async with deadline.limit():
-            return await _retried(lambda: asked(remote(*arguments)))
+            return await retried(lambda: asked(remote(*arguments)))
 
 
-async def _retried(call: Callable[[], Awaitable[Any]]) -> Any:
+async def retried(call: Callable[[], Awaitable[Any]]) -> Any:
     """Every question can be asked twice, so a replica that died costs a retry and not the request."""
     try:
         return await call()
@@ -266,6 +260,23 @@ async def _retried(call: Callable[[], Awaitable[Any]]) -> Any:
             return await call()
         except _REPLICA_LOST:
             raise Unavailable("Two replicas in a row died while answering.", "Try again later.") from None
+
+
+async def streamed(
+    handle: DeploymentHandle[Any], method: str, deadline: Deadline, *arguments: Any
+) -> AsyncGenerator[Any]:
+    """The parts of a streaming call, each awaited within the deadline; closing the generator stops the work."""
+    parts: Any = getattr(handle.options(stream=True), method).remote(*arguments)
+    try:
+        while True:
+            try:
+                async with deadline.limit():
+                    part = await _awaited(parts, anext(parts))
+            except StopAsyncIteration:
+                return
+            yield part
+    finally:
+        parts.cancel()
 
 
 async def asked(response: Any) -> Any:

@@ -2,23 +2,29 @@
 
 Gateways come and go and share nothing, but a job must be found by whichever of them is asked for it. So one replica of
 this deployment, in the Gateways' application, takes every job: they call it by handle. It holds no weights; it talks to
-the models as a Gateway does. If it dies, its jobs are gone, and asking for one is a 404.
+the models as a Gateway does. If it dies, its jobs are gone, and asking for one is a 404. Graphs that jobs made lie in
+the object store, so many bytes of them at most.
 """
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Final
 
 from core.clock import SYSTEM_CLOCK
 from core.deadline import Deadline
 from core.exchange.serverless import as_chat, job_output
 from core.exchange.steering_chat import completion_chat
 from core.exchange.steering_health import steering_health
-from core.jobs import JobBook, JobCounts, JobState
-from core.wire.serverless import ServerlessInput
+from core.job_state import JobCounts, JobState
+from core.jobs import JobBook, JobLimits
+from core.wire.graph_jobs import GraphServerlessInput
+from core.wire.serverless import JobInput
 from deployments.client import ModelClient
 from deployments.gateway.directory import Directory
+from deployments.graph.serverless import graph_output
 from deployments.readings import add_readings
+
+_KEPT_BYTES: Final = 2**30
 
 
 class JobBoard:
@@ -27,13 +33,13 @@ class JobBoard:
     async def __init__(self, timeout_s: float) -> None:
         self._directory = Directory(None)
         self._timeout_s = timeout_s
-        self._jobs = JobBook(self._work)
+        self._jobs: JobBook[JobInput] = JobBook(self._work, JobLimits(kept_bytes=_KEPT_BYTES))
 
-    async def submit(self, asked: ServerlessInput) -> JobState:
+    async def submit(self, asked: JobInput) -> JobState:
         """Takes a job on."""
         return self._jobs.submit(asked)
 
-    async def run(self, asked: ServerlessInput, timeout_s: float) -> JobState:
+    async def run(self, asked: JobInput, timeout_s: float) -> JobState:
         """Takes a job on and waits for its end, or as long as it is worth waiting; it goes on then.
 
         A caller that leaves before that never learns the job's name, so its job is stopped.
@@ -66,7 +72,10 @@ class JobBoard:
         await self._jobs.aclose()
         await self._directory.aclose()
 
-    async def _work(self, asked: ServerlessInput) -> AsyncGenerator[Any]:
+    async def _work(self, asked: JobInput) -> AsyncGenerator[Any]:
+        if isinstance(asked, GraphServerlessInput):
+            yield await graph_output(asked, self._directory, self._timeout_s)
+            return
         client = await self._model(asked.model)
         deadline = Deadline.after(self._timeout_s)
         if asked.action == "health":

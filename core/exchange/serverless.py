@@ -9,7 +9,7 @@ import secrets
 from typing import Any, Final
 
 from core.errors import InvalidRequest
-from core.jobs import JobState
+from core.job_state import JobState
 from core.wire.base import WireModel, render
 from core.wire.serverless import JobResponse, JobStreamResponse, ServerlessInput, StreamedOutput
 from core.wire.steering import NPSteerType, NPSteerVector

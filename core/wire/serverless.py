@@ -1,21 +1,28 @@
 """Bodies of the serverless surface: `{"input": {...}}` in, a job's envelope out, as RunPod's clients know them.
 
+Two handlers were called this way, so the input is either of theirs: a conversation to steer, told by `action`, or a
+request of the graph routes, told by `request_type`, which jobs that make a graph may leave out.
+
 The envelope is camelCase, what is inside `output` is the seed's snake_case. The input is read leniently, as its handler
 read it: `"0.7"` is a temperature. What is missing or out of order is the job's failure, not the request's: its envelope
 says FAILED and why.
 """
 
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, cast
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
-from core.jobs import Status
+from core.job_state import Status
 from core.wire.base import Case, RequestModel, WireModel
+from core.wire.graph import COUNTING
+from core.wire.graph_jobs import GraphServerlessInput
 from core.wire.prompts import examples
 from core.wire.steering import NPSteerMethod, NPSteerType
 from core.wire.steering_chat import NPSteerChatMessage
 
 _LARGEST_SEED: Final = 2**53
+_GRAPH_KEYS: Final = frozenset({"request_type", "requestType", "slug_identifier", "slugIdentifier"})
 _Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -57,6 +64,19 @@ class ServerlessInput(RequestModel):
     steer_special_tokens: bool = Field(default=False, description="Steer the prompt's special tokens, too.")
 
 
+def _handler(value: object) -> Literal["steering", "graph"]:
+    """Whose input it is."""
+    if isinstance(value, Mapping):
+        return "steering" if _GRAPH_KEYS.isdisjoint(cast("Mapping[str, object]", value)) else "graph"
+    return "graph" if isinstance(value, GraphServerlessInput) else "steering"
+
+
+JobInput: TypeAlias = Annotated[
+    Annotated[ServerlessInput, Tag("steering")] | Annotated[GraphServerlessInput, Tag("graph")],
+    Discriminator(_handler),
+]
+
+
 class ServerlessRequest(RequestModel):
     """Body of /run and /runsync: a job."""
 
@@ -69,10 +89,11 @@ class ServerlessRequest(RequestModel):
                 "n_completion_tokens": 16,
                 "temperature": 0,
             }
-        }
+        },
+        {"input": {"request_type": "graph", **COUNTING}},
     )
 
-    input: ServerlessInput = Field(description="What the job is about.")
+    input: JobInput = Field(description="What the job is about.")
 
 
 class JobResponse(WireModel):
@@ -83,7 +104,11 @@ class JobResponse(WireModel):
 
     id: str = Field(description="Name of the job.")
     status: Status = Field(description="IN_QUEUE, IN_PROGRESS, COMPLETED, FAILED or CANCELLED.")
-    output: Any = Field(default=None, description="The answer: `outputs`, `input` and, where known, `assistant_axis`.")
+    output: Any = Field(
+        default=None,
+        description="The answer: `outputs`, `input` and, where known, `assistant_axis`; to a request of the graph "
+        "routes what its route answers.",
+    )
     error: str | None = Field(default=None, description="Why it failed.")
     delay_time: int = Field(description="Milliseconds that it waited.")
     execution_time: int | None = Field(default=None, description="Milliseconds that it was worked on.")

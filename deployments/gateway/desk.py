@@ -17,6 +17,7 @@ from deployments.client import ModelClient
 from deployments.gateway.directory import Directory
 from deployments.gateway.door import check_secret
 from deployments.gateway.jobs import Jobs
+from deployments.graph.client import GraphClient
 
 TIMEOUT_HEADER = "x-request-timeout-seconds"
 _MARGIN_S = 1.0
@@ -40,6 +41,10 @@ class Desk:
     async def model(self, name: str | None) -> ModelClient:
         """The client of the model that a request names."""
         return await self.directory.find(name)
+
+    async def graphs(self, model: str | None, transcoder_set: str | None) -> GraphClient:
+        """The client of the model and transcoders that a graph request names."""
+        return await self.directory.find_graphs(model, transcoder_set)
 
     async def exchange(
         self, request: Request, body: Any, name: str | None, exchange: Callable[[Any, ServedModel], Exchange[Any]]

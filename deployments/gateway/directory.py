@@ -7,22 +7,29 @@ names a model that it does not know.
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from ray import serve
 from ray.serve.schema import ApplicationStatus, ServeStatus
 
 from core.errors import InvalidRequest, NotFound, RayscopeError
+from core.exchange.graph import unavailable_model
 from deployments.client import ModelClient
+from deployments.graph.client import GraphClient
 
-_CARD = "ModelCard"
+_CARD, _PIPELINE = "ModelCard", "GraphPipeline"
 _LOG = logging.getLogger("ray.serve")
 
 
+Client = TypeVar("Client")
+
+
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(Generic[Client]):
     deployed_at_s: float
-    client: ModelClient
+    client: Client
 
 
 class Directory:
@@ -33,8 +40,9 @@ class Directory:
     """
 
     def __init__(self, refresh_s: float | None) -> None:
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, _Known[ModelClient]] = {}
         self._by_name: dict[str, ModelClient] = {}
+        self._graphs: dict[str, _Known[GraphClient]] = {}
         self._replicas: Counter[str] = Counter()
         self._looking = asyncio.Lock()
         self._looks = 0
@@ -61,6 +69,45 @@ class Directory:
     def clients(self) -> list[ModelClient]:
         """The served models, by id."""
         return [self._by_name[model] for model in self._ids()]
+
+    async def find_graphs(self, model: str | None, transcoder_set: str | None = None) -> GraphClient:
+        """The client of a model that is served with transcoders; None means the only one.
+
+        Raises:
+            InvalidRequest: There is no such model or set, or there are several that fit.
+        """
+        found = self._graphs_of(model, transcoder_set)
+        if len(found) != 1:
+            await self.refresh()
+            found = self._graphs_of(model, transcoder_set)
+        if len(found) == 1:
+            return found[0]
+        served = [seen.client.served for seen in self._graphs.values()]
+        if not found and model is not None and not self._graphs_of(model, None):
+            raise unavailable_model(model, sorted({one.model.description.names.id for one in served}))
+        sets = ", ".join(f"{one.model.description.names.id} with {one.description.transcoder_set}" for one in served)
+        raise InvalidRequest(
+            "The request fits several sets of transcoders." if found else "No model is served with these transcoders.",
+            f"Name model_id and transcoder_set; served: {sets or 'none'}.",
+        )
+
+    async def graphs_app(self, app_name: str) -> GraphClient:
+        """The client of a graph application.
+
+        Raises:
+            NotFound: There is none of this name.
+        """
+        if app_name not in self._graphs:
+            await self.refresh()
+        if app_name not in self._graphs:
+            raise NotFound(
+                f"No application '{app_name[:100]}' makes graphs here.", "See the id that POST /graphs gave."
+            )
+        return self._graphs[app_name].client
+
+    def graph_clients(self) -> list[GraphClient]:
+        """The clients of all graph applications."""
+        return [seen.client for _, seen in sorted(self._graphs.items())]
 
     async def statuses(self) -> dict[str, str]:
         """Serve's status of every application."""
@@ -95,19 +142,10 @@ class Directory:
 
     async def _look(self) -> None:
         status: ServeStatus = await asyncio.to_thread(serve.status)
-        serving = {
-            name: app.last_deployed_time_s
-            for name, app in status.applications.items()
-            if _CARD in app.deployments and app.status in (ApplicationStatus.RUNNING, ApplicationStatus.UNHEALTHY)
-        }
         self._replicas = _replicas(status)
-        known = {name: seen for name, seen in self._known.items() if serving.get(name) == seen.deployed_at_s}
-        for name in serving.keys() - known.keys():
-            try:
-                known[name] = _Known(serving[name], await ModelClient.connect(name))
-            except RayscopeError:
-                _LOG.exception("The application '%s' is up but could not be asked what it serves.", name)
-        self._known = known
+        self._known = await _known(status, _CARD, self._known, ModelClient.connect)
+        self._graphs = await _known(status, _PIPELINE, self._graphs, GraphClient.connect)
+        known = self._known
         self._by_name = {}
         for _, seen in sorted(known.items()):
             names = seen.client.description.names
@@ -119,8 +157,37 @@ class Directory:
             return self._by_name.get(model)
         return next(iter(self._known.values())).client if len(self._known) == 1 else None
 
+    def _graphs_of(self, model: str | None, transcoder_set: str | None) -> list[GraphClient]:
+        return [
+            seen.client
+            for seen in self._graphs.values()
+            if (model is None or seen.client.is_called(model))
+            and transcoder_set in (None, seen.client.served.description.transcoder_set)
+        ]
+
     def _ids(self) -> list[str]:
         return sorted({seen.client.description.names.id for seen in self._known.values()})
+
+
+async def _known(
+    status: ServeStatus,
+    ingress: str,
+    before: Mapping[str, _Known[Client]],
+    connect: Callable[[str], Awaitable[Client]],
+) -> dict[str, _Known[Client]]:
+    """The applications with this ingress that are up; those that were known and not deployed anew stay as they are."""
+    serving = {
+        name: app.last_deployed_time_s
+        for name, app in status.applications.items()
+        if ingress in app.deployments and app.status in (ApplicationStatus.RUNNING, ApplicationStatus.UNHEALTHY)
+    }
+    known = {name: seen for name, seen in before.items() if serving.get(name) == seen.deployed_at_s}
+    for name in serving.keys() - known.keys():
+        try:
+            known[name] = _Known(serving[name], await connect(name))
+        except RayscopeError:
+            _LOG.exception("The application '%s' is up but could not be asked what it serves.", name)
+    return known
 
 
 def _replicas(status: ServeStatus) -> Counter[str]:

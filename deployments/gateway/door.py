@@ -4,9 +4,9 @@
 
 Serve names every request and repeats the name in the response header; here it is put where the routes find it.
 
-The secret is compared in constant time and before the body is read. `/health`, `/ready` and the API documents are open;
-the seed's older routes carry their secret in the body and check it themselves. `Authorization: Bearer` is understood
-where a client can send no header of ours.
+The secret is compared in constant time and before the body is read. `/health`, `/ready`, `/check-busy` and the API
+documents are open; the seed's older routes carry their secret in the body and check it themselves. `Authorization:
+Bearer` is understood where a client can send no header of ours.
 """
 
 import hmac
@@ -16,13 +16,16 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from core.errors import RayscopeError, TooLarge, Unauthorized
-from deployments.gateway.errors import error_response, route_path
+from core.errors import Forbidden, InvalidRequest, RayscopeError, TooLarge, Unauthorized
+from deployments.gateway.errors import error_response, is_graph_path, route_path
 
 SECRET_HEADER = "x-secret-key"
 REQUEST_ID_HEADER = "x-request-id"
 SEED_PATHS = frozenset({"/activations-test", "/activations-all", "/top-k-by-decoder-cosine-similarity", "/completion"})
-_OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"}) | SEED_PATHS
+_OPEN_PATHS = (
+    frozenset({"/health", "/ready", "/check-busy", "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"})
+    | SEED_PATHS
+)
 _LONGEST_ID = 128
 
 
@@ -34,6 +37,21 @@ def check_secret(expected: str | None, given: str | None) -> None:
     """
     if expected is not None and not hmac.compare_digest(expected.encode(), (given or "").encode("utf-8", "replace")):
         raise Unauthorized("Invalid or missing X-SECRET-KEY header", "Send the cluster's secret in that header.")
+
+
+def _check_graph_secret(expected: str | None, given: str | None) -> None:
+    """The same on the graph routes, whose clients know two refusals.
+
+    Raises:
+        InvalidRequest: The header is missing.
+        Forbidden: The secret is wrong.
+    """
+    if expected is not None and not given:
+        raise InvalidRequest("x-secret-key header missing", "Send the cluster's secret in that header.")
+    try:
+        check_secret(expected, given)
+    except Unauthorized:
+        raise Forbidden("Invalid x-secret-key", "Send the cluster's secret in that header.") from None
 
 
 def _given_secret(headers: Headers) -> str | None:
@@ -66,7 +84,8 @@ class Door:
         try:
             self._check_size(int(headers.get("content-length") or 0))
             if path not in _OPEN_PATHS and scope["method"] != "OPTIONS":
-                check_secret(self._secret, _given_secret(headers))
+                check = _check_graph_secret if is_graph_path(path) else check_secret
+                check(self._secret, _given_secret(headers))
             received: list[Message] = await self._read(receive)
         except RayscopeError as error:
             await error_response(error, request_id, path)(scope, receive, send)

@@ -1,4 +1,8 @@
-"""The one place where errors become HTTP responses: in our own shape, or in OpenAI's where its clients call."""
+"""The one place where errors become HTTP responses.
+
+They have our own shape; OpenAI's where its clients call; and where the graph server's do, `detail` says what `error`
+says, because they look into either.
+"""
 
 import logging
 import math
@@ -12,9 +16,11 @@ from starlette.exceptions import HTTPException
 from core.errors import InvalidRequest, Overloaded, RayscopeError
 from core.wire.base import render
 from core.wire.cluster import ErrorBody, SchemaErrorBody, schema_problems
+from core.wire.graph import GraphErrorBody
 from core.wire.openai_replies import openai_error
 
 OPENAI_PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
+_GRAPH_PATHS = frozenset({"/generate-graph", "/forward-pass", "/steer", "/parse-chat-prompt", "/check-busy", "/graphs"})
 _LOG = logging.getLogger("ray.serve")
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -22,6 +28,11 @@ _CODES = {404: "not_found", 405: "method_not_allowed"}
 def route_path(scope: Mapping[str, Any]) -> str:
     """The path below the application's own prefix."""
     return scope["path"].removeprefix(scope.get("root_path", ""))
+
+
+def is_graph_path(path: str) -> bool:
+    """Whether a route is one of the graph server's, or of ours beside them."""
+    return path in _GRAPH_PATHS or path.startswith("/graphs/")
 
 
 def error_response(error: RayscopeError, request_id: str, path: str) -> Response:
@@ -34,7 +45,10 @@ def error_body(error: RayscopeError, request_id: str, path: str) -> bytes:
     """What the clients of a route are told about an error."""
     if path in OPENAI_PATHS:
         return render(openai_error(error), "snake")
-    return render(ErrorBody(error=error.message, code=error.code, hint=error.hint, request_id=request_id), "camel")
+    body = {"error": error.message, "code": error.code, "hint": error.hint, "request_id": request_id}
+    if is_graph_path(path):
+        return render(GraphErrorBody.model_validate(body | {"detail": error.message}), "camel")
+    return render(ErrorBody.model_validate(body), "camel")
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -17,6 +17,8 @@ from deployments.gateway.desk import Desk
 from deployments.gateway.directory import Directory
 from deployments.gateway.door import Door
 from deployments.gateway.errors import install_error_handlers
+from deployments.gateway.graph_job_routes import add_graph_job_routes
+from deployments.gateway.graph_routes import add_graph_routes
 from deployments.gateway.jobs import Jobs
 from deployments.gateway.openai_routes import add_openai_routes
 from deployments.gateway.routes import add_routes
@@ -63,6 +65,8 @@ def build_http_app(args: GatewayArgs, desk: Desk) -> FastAPI:
     add_steering_routes(app, desk)
     add_openai_routes(app, desk)
     add_serverless_routes(app, desk)
+    add_graph_routes(app, desk)
+    add_graph_job_routes(app, desk)
     add_cluster_routes(app, desk)
     app.add_middleware(Door, secret=desk.secret, max_body_bytes=args.max_body_bytes)
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESS_FROM_BYTES, compresslevel=_COMPRESS_LEVEL)

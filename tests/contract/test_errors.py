@@ -7,17 +7,20 @@ from collections.abc import Iterator
 import pytest
 
 from core import errors
-from core.errors import Overloaded, RayscopeError
+from core.errors import Overloaded, RayscopeError, UploadFailed
 
 STATUSES = {
     "RayscopeError": (500, "internal"),
     "InvalidRequest": (400, "invalid_request"),
+    "UrlRefused": (400, "url_refused"),
     "Unauthorized": (401, "unauthorized"),
+    "Forbidden": (403, "forbidden"),
     "NotFound": (404, "not_found"),
     "TooLarge": (413, "too_large"),
     "Overloaded": (429, "overloaded"),
     "Unavailable": (503, "unavailable"),
     "DeadlineExceeded": (504, "deadline_exceeded"),
+    "UploadFailed": (502, "upload_failed"),
 }
 
 
@@ -62,6 +65,12 @@ def test_the_time_to_wait_arrives_too() -> None:
     returned = pickle.loads(pickle.dumps(Overloaded("Busy.", "Retry.", 7.5)))
     assert (returned.message, returned.hint, returned.retry_after_s) == ("Busy.", "Retry.", 7.5)
     assert pickle.loads(pickle.dumps(Overloaded("Busy."))).retry_after_s == 1.0
+
+
+def test_what_the_storage_answered_arrives_too() -> None:
+    returned = pickle.loads(pickle.dumps(UploadFailed("Refused.", "Sign anew.", 403)))
+    assert (returned.message, returned.hint, returned.storage_status) == ("Refused.", "Sign anew.", 403)
+    assert pickle.loads(pickle.dumps(UploadFailed("Gone."))).storage_status is None
 
 
 @every

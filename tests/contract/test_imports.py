@@ -67,6 +67,22 @@ def test_core_knows_neither_ray_nor_http() -> None:
     assert offences("core", SERVING) == []
 
 
+def test_circuit_tracer_stays_in_its_own_environment() -> None:
+    """Only the scripts that run there import it, and nothing here imports those scripts' modules but the meter."""
+    scripts = ROOT / "core" / "graph" / "circuit_tracer" / "worker"
+    importers = {
+        path.parent
+        for package in ARROWS
+        for path in modules(package)
+        for _, name in imported(path)
+        if name.split(".")[0] == "circuit_tracer"
+    }
+    assert importers == {scripts}
+    borrowed = {name for package in ARROWS for path in modules(package) for _, name in imported(path)}
+    worker = "core.graph.circuit_tracer.worker"
+    assert {name for name in borrowed if name.startswith(worker)} <= {f"{worker}.meter"}
+
+
 def test_annotations_of_deployments_are_not_postponed() -> None:
     """Ray reads a builder's annotations; a string in their place makes it hand over a raw dict."""
     postponed = [

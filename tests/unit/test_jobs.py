@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidRequest, NotFound, Overloaded
-from core.jobs import JobBook, JobCounts, JobLimits
+from core.job_state import JobCounts, Kept, Progress
+from core.jobs import JobBook, JobLimits
 
 
 @dataclass
@@ -222,3 +223,110 @@ async def test_a_closed_book_has_stopped_its_jobs() -> None:
     await book.aclose()
     assert [book.state(job.id).status for job in jobs] == ["CANCELLED", "CANCELLED"]
     assert desk.stopped == ["a"]
+
+
+@running
+async def test_every_reader_gets_what_it_has_not_seen() -> None:
+    desk = Desk()
+    book: JobBook[str] = JobBook(desk.work)
+    job = book.submit("a")
+    begun = await book.changed(job.id, job.changes, LONG_S)
+    assert begun.status == "IN_PROGRESS"
+    waiting = [asyncio.create_task(book.changed(job.id, begun.changes, LONG_S)) for _ in range(3)]
+    desk.say("a", "first")
+    first = await asyncio.gather(*waiting)
+    assert [state.output for state in first] == ["first"] * 3
+    quick = asyncio.create_task(book.changed(job.id, first[0].changes, LONG_S))
+    desk.say("a", "second")
+    desk.say("a", None)
+    assert (await quick).output == "second"
+    await book.ended(job.id, LONG_S)
+    slow = await book.changed(job.id, first[1].changes, LONG_S)
+    assert (slow.output, slow.status) == ("second", "COMPLETED")
+    assert await book.changed(job.id, slow.changes, LONG_S) == slow  # there is nothing to wait for
+    assert (await book.changed(job.id, 0, LONG_S)).changes == slow.changes > first[1].changes
+    await book.aclose()
+
+
+@running
+async def test_waiting_for_a_change_ends_in_time() -> None:
+    desk = Desk()
+    book: JobBook[str] = JobBook(desk.work)
+    job = book.submit("a")
+    begun = await book.changed(job.id, job.changes, LONG_S)
+    assert (await book.changed(job.id, begun.changes, 0.01)).changes == begun.changes
+    await book.aclose()
+
+
+@running
+async def test_a_job_says_how_far_it_has_come_and_that_is_no_output() -> None:
+    desk = Desk()
+    book: JobBook[str] = JobBook(desk.work, clock=HeldClock())
+    job = book.submit("a")
+    assert job.progress is None
+    seen = (await book.changed(job.id, job.changes, LONG_S)).changes
+    for output in (Progress("trace"), "a part", Progress("attribute", 48, 5000)):
+        desk.say("a", output)
+        state = await book.changed(job.id, seen, LONG_S)
+        seen = state.changes
+        assert output in (state.progress, state.output)
+    assert (state.progress, state.output) == (Progress("attribute", 48, 5000), "a part")
+    assert await book.news(job.id, LONG_S) == (state, True)
+    desk.say("a", Progress("attribute", 96, 5000))
+    await book.changed(job.id, seen, LONG_S)
+    assert (await book.news(job.id, 0.01))[1] is False
+    desk.say("a", InvalidRequest("no such layer"))
+    failed = await book.ended(job.id, LONG_S)
+    assert (failed.output, failed.progress) == ("a part", Progress("attribute", 96, 5000))
+
+
+@running
+async def test_a_deleted_job_stops_working_and_is_forgotten() -> None:
+    desk = Desk()
+    book: JobBook[str] = JobBook(desk.work)
+    job = book.submit("a")
+    begun = await book.changed(job.id, job.changes, LONG_S)
+    reader = asyncio.create_task(book.changed(job.id, begun.changes, LONG_S))
+    await asyncio.sleep(0)  # the reader waits now
+    assert (await book.delete(job.id)).status == "CANCELLED"
+    assert desk.stopped == ["a"]
+    assert (await reader).status == "CANCELLED"
+    with pytest.raises(NotFound):
+        book.state(job.id)
+    ended = book.submit("b")
+    desk.say("b", None)
+    await book.ended(ended.id, LONG_S)
+    assert (await book.delete(ended.id)).status == "COMPLETED"
+    with pytest.raises(NotFound):
+        await book.delete(ended.id)
+
+
+@running
+async def test_outputs_elsewhere_are_bounded_in_bytes_and_the_newest_is_never_dropped() -> None:
+    desk, clock = Desk(), HeldClock()
+    book: JobBook[str] = JobBook(desk.work, JobLimits(kept_bytes=100), clock)
+
+    async def run(name: str, *outputs: Any) -> str:
+        clock.now_s += 1
+        job = book.submit(name)
+        for output in (*outputs, None):
+            desk.say(name, output)
+        await book.ended(job.id, LONG_S)
+        return job.id
+
+    reference = object()
+    small = await run("small", "a text")
+    first = await run("first", Kept("part", 1000), Kept(reference, 60))
+    assert book.state(first).output.reference is reference  # kept as it is, never copied
+    second = await run("second", Kept("there", 40))
+    assert book.state(first).output.n_bytes == 60
+    third = await run("third", Kept("there", 1))
+    with pytest.raises(NotFound):
+        book.state(first)
+    assert book.state(second).output.n_bytes == 40
+    huge = await run("huge", Kept("there", 500))
+    for forgotten in (second, third):
+        with pytest.raises(NotFound):
+            book.state(forgotten)
+    assert book.state(huge).output.n_bytes == 500
+    assert book.state(small).output == "a text"

@@ -116,6 +116,7 @@ FAMILIES = {
     ),
     "llama": Family(_config("LlamaConfig")),
     "mistral": Family(_config("MistralConfig", sliding_window=5)),
+    "qwen2": Family(_config("Qwen2Config")),
     "qwen3": Family(_config("Qwen3Config")),
     "gemma2": _gemma(
         _config("Gemma2Config", sliding_window=5, query_pre_attn_scalar=8, attn_logit_softcapping=2.0), eager=True

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from core.errors import InvalidRequest
 from core.exchange.serverless import SYSTEM_PROMPT, as_chat, job_response, job_stream
-from core.jobs import JobState
+from core.job_state import JobState
 from core.wire.base import render
 from core.wire.serverless import ServerlessRequest
 

@@ -1,0 +1,1 @@
+"""Deployments of an attribution-graph application: GraphPipeline -> Tracer -> Attributor -> Publisher."""
