@@ -8,7 +8,7 @@ At a clamped layer and position, what the MLP writes gains `(set-point - current
 cross-layer feature has a slot for each layer from its own on. `current` comes from a residual stream that earlier
 clamps have changed already, and all that follows is computed anew, so clamps feed each other (circuit-tracer's
 "iterative patching"). A feature clamped to the value that it has changes nothing, to the last bit: base and current are
-encoded in batches of the same shape.
+encoded in batches of the same shape. Of an encoder only the rows of clamped features are read.
 
 At the prompt's silent positions features count as inactive: base and current are 0 there.
 
@@ -18,7 +18,7 @@ Deliberately not here: frozen attention, and which tokens are generated. A pass 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +26,8 @@ from torch import Tensor, nn
 from core.engine.hook_points import HookPoint, HookPoints
 from core.errors import InvalidRequest
 from core.graph.requests import GraphPrompt, Intervention
-from core.graph.transcoders.transcoder import ReadSite, TranscoderSet, WriteSite
-
-_READS: Final[Mapping[ReadSite, str]] = {
-    "mlp_in": "mlp.hook_in",
-    "resid_mid": "hook_resid_mid",
-    "mlp_normalized": "ln2.hook_normalized",
-}
-_WRITES: Final[Mapping[WriteSite, str]] = {"mlp_out": "mlp.hook_out", "mlp_contribution": "hook_mlp_out"}
+from core.graph.transcoders.sites import READS, WRITES
+from core.graph.transcoders.transcoder import TranscoderSet
 
 
 @dataclass(slots=True)
@@ -49,24 +43,39 @@ class _Wanted:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """Which activations of one layer are wanted in a pass, `[n]`, out of a table of positions and features.
+
+    Attributes:
+        places: Positions `[m]`, ascending.
+        features: Features `[f]`.
+        row: Which of the places, `[n]`.
+        column: Which of the features, `[n]`.
+        n_silent: Leading positions where activations count as 0.
+    """
+
+    places: Tensor
+    features: Tensor
+    row: Tensor
+    column: Tensor
+    n_silent: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Held:
     """One layer's clamps in a pass.
 
     Attributes:
-        places: Positions to encode, ascending, `[m]`.
-        position: Where each clamp is, `[n]`; all of them are among the places.
-        index: Features `[n]`.
+        read: What is encoded.
+        position: Where each clamp is, `[n]`.
         set_point: Values `[n]`.
         decoder: What a unit of each writes, `[n, w, d]`; slot j writes to layer `layer + j`.
-        n_silent: Leading positions where current activations are 0.
     """
 
-    places: Tensor
+    read: _Read
     position: Tensor
-    index: Tensor
     set_point: Tensor
     decoder: Tensor
-    n_silent: int
 
 
 class FeatureClamps:
@@ -94,8 +103,8 @@ class FeatureClamps:
         self._transcoders = transcoders
         self._n_silent = prompt.n_silent
         shape = transcoders.shape
-        self._reads = [hook_points[f"blocks.{layer}.{_READS[shape.reads]}"] for layer in range(shape.n_layers)]
-        self._writes = [hook_points[f"blocks.{layer}.{_WRITES[shape.writes]}"] for layer in range(shape.n_layers)]
+        self._reads = [hook_points[f"blocks.{layer}.{READS[shape.reads]}"] for layer in range(shape.n_layers)]
+        self._writes = [hook_points[f"blocks.{layer}.{WRITES[shape.writes]}"] for layer in range(shape.n_layers)]
         if any(point.side != "output" for point in self._writes):
             raise InvalidRequest("No module of this model returns what its transcoders write.")
         last = {(one.layer, one.index, one.position): one for one in interventions}

@@ -25,15 +25,11 @@ from core.engine.hook_points import HookPoint
 from core.engine.model import EagerModel
 from core.errors import InvalidRequest
 from core.graph.norms import NormForm, freeze_norm, norms
+from core.graph.transcoders.sites import READS, WRITES
 from core.graph.transcoders.transcoder import ReadSite, WriteSite
 
 _NAME = "rayscope_frozen_patterns"
-_READS: Final[dict[ReadSite, str]] = {
-    "mlp_in": "mlp.hook_in",
-    "resid_mid": "hook_resid_mid",
-    "mlp_normalized": "ln2.hook_in",
-}
-_WRITES: Final[dict[WriteSite, str]] = {"mlp_out": "mlp.hook_out", "mlp_contribution": "hook_mlp_out"}
+_NORM_INPUT: Final = "ln2.hook_in"  # what is normalised is computed from it, so that the norm's straight form is used
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,14 +77,16 @@ def frozen_pass(
     model.module.requires_grad_(False)
     recorder = _Recorder(len(model.hook_points.blocks), skip)
     blocks = model.hook_points.blocks
+    normalized = reads == "mlp_normalized"
     handles = [module.register_forward_hook(freeze_norm) for module in norms(model.module)]
     handles.append(blocks[0].register_forward_pre_hook(recorder.embed, with_kwargs=True))
     handles.append(model.module.get_output_embeddings().register_forward_pre_hook(recorder.finish))
     try:
         for layer in range(len(blocks)):
             readable_attention(model.hook_points, layer)
-            read, write = (_inside(model, layer, name) for name in (_READS[reads], _WRITES[writes]))
-            handles.append(_on_read(read, reads == "mlp_normalized", recorder.read(layer)))
+            read = _inside(model, layer, _NORM_INPUT if normalized else READS[reads])
+            write = _inside(model, layer, WRITES[writes])
+            handles.append(_on_read(read, normalized, recorder.read(layer)))
             handles.append(_on_write(write, recorder.write(layer)))
         with _frozen_patterns(model.module), torch.enable_grad():
             logits = model.module(input_ids=ids[None], use_cache=False).logits

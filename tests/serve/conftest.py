@@ -1,20 +1,26 @@
-"""One cluster for all tests of this folder: two models, four source sets, an open door and a locked one."""
+"""One cluster for all tests of this folder: two models, four source sets, graphs of one, an open and a locked door."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from cluster.arguments import GatewayArgs, ModelAppArgs, SecretSource
+from cluster.graph_arguments import GraphAppArgs
 from tests.ray_testing import deploy, serve_instance
 from tests.tiny_models import save_sae_folder
 
 SECRET = "correct horse battery staple"
 DEMO = "rayscope-demo"
 GPT2 = "gpt2-small"
+GRAPHS = "rayscope-demo-graphs"
 TOKEN_LIMIT = 64
+GRAPH_TOKEN_LIMIT = 48
+BUCKET = "graphs"
+_STAGE = {"num_cpus": 0.1, "threads": 1}
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,34 @@ class RunningCluster:
 
 
 @pytest.fixture(scope="package")
-def cluster(hub: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
+def bucket() -> Iterator[Any]:
+    """The bucket that graphs may be stored in, on a real S3 server; what Ray starts from now on finds it."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    variables = {
+        "AWS_ACCESS_KEY_ID": "cluster",
+        "AWS_SECRET_ACCESS_KEY": "the-clusters-secret-key",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        bucket = boto3.session.Session().resource("s3").Bucket(BUCKET)
+        bucket.create()
+        yield bucket
+    server.stop()
+
+
+@pytest.fixture(scope="package")
+def cluster(hub: Path, bucket: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     from deployments.app import build_gateway, build_model_app
+    from deployments.graph.app import build_graph_app
 
     root = tmp_path_factory.mktemp("cluster")
     local = save_sae_folder(root / "local", "local", {1: "blocks.1.hook_resid_post", 3: "blocks.3.hook_mlp_out"})
@@ -61,4 +93,16 @@ def cluster(hub: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
             ],
         }
         deploy(build_model_app, ModelAppArgs.model_validate(gpt2), GPT2, None)
+        graphs = {
+            "model": DEMO,
+            "transcoder_set": "plt-demo",
+            "token_limit": GRAPH_TOKEN_LIMIT,
+            "working_gib": 2,
+            "kept_gib": 0.1,
+            "uploads": {"allow_loopback": True, "allowed_buckets": [f"s3://{BUCKET}"], "timeout_s": 20},
+            "tracer": _STAGE,
+            "attributor": _STAGE,
+            "publisher": _STAGE,
+        }
+        deploy(build_graph_app, GraphAppArgs.model_validate(graphs), GRAPHS, None)
         yield RunningCluster(url, f"{url}/locked", root)

@@ -108,20 +108,22 @@ class CircuitTracerGraphs:
             self._loading.add_done_callback(_close_loaded)
 
     async def _ready(self) -> CircuitTracer:
-        if self._tracer is None or not self._tracer.alive:
-            if self._tracer is not None:
-                self._tracer.close()
-            if self._loading is None:
-                self._loading = asyncio.create_task(asyncio.to_thread(self._load))
-            loading = self._loading
-            try:
-                # Who comes next has use for it, also if this caller leaves.
-                self._tracer = await asyncio.shield(loading)
-            finally:
-                if loading.done():
-                    self._loading = None
-                    self._failed = loading.exception() is not None
-        return self._tracer
+        if self._tracer is not None:
+            if self._tracer.alive:
+                return self._tracer
+            self._tracer.close()
+        if self._loading is None:
+            self._loading = asyncio.create_task(asyncio.to_thread(self._load))
+        loading = self._loading
+        try:
+            # Who comes next has use for it, also if this caller leaves.
+            tracer = await asyncio.shield(loading)
+        finally:
+            if loading.done():
+                self._loading = None
+                self._failed = loading.exception() is not None
+        self._tracer = tracer
+        return tracer
 
 
 def _close_loaded(loading: asyncio.Task[CircuitTracer]) -> None:

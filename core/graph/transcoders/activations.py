@@ -27,6 +27,10 @@ class Activation(Protocol):
         """
         ...
 
+    def keeps(self, before: Tensor, features: Tensor | slice) -> Tensor | None:
+        """Which pre-activations `[pos, n]` of some features are left; None if that depends on other features, too."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Relu:
@@ -35,6 +39,10 @@ class Relu:
     def active(self, blocks: Iterable[tuple[int, Tensor]]) -> ActiveFeatures:
         """See `Activation`."""
         return _chosen((first, before, before > 0) for first, before in blocks)
+
+    def keeps(self, before: Tensor, features: Tensor | slice) -> Tensor:
+        """See `Activation`."""
+        return before > 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,9 +58,12 @@ class JumpRelu:
     def active(self, blocks: Iterable[tuple[int, Tensor]]) -> ActiveFeatures:
         """See `Activation`."""
         return _chosen(
-            (first, before, (before > self.threshold[first : first + before.shape[1]]) & (before != 0))
-            for first, before in blocks
+            (first, before, self.keeps(before, slice(first, first + before.shape[1]))) for first, before in blocks
         )
+
+    def keeps(self, before: Tensor, features: Tensor | slice) -> Tensor:
+        """See `Activation`."""
+        return (before > self.threshold[features]) & (before != 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,9 @@ class TopK:
         values = values.gather(1, order)
         position, column = (values != 0).nonzero(as_tuple=True)
         return ActiveFeatures(position, indices[position, column], values[position, column])
+
+    def keeps(self, before: Tensor, features: Tensor | slice) -> None:
+        """See `Activation`."""
 
 
 def _largest(blocks: Iterable[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:

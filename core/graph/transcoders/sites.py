@@ -1,18 +1,21 @@
-"""TransformerLens names of the places that transcoders read and write, and what they are here."""
+"""The places that transcoders read and write, and their TransformerLens names, without `blocks.{i}.`."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from core.errors import InvalidRequest
 from core.graph.transcoders.transcoder import ReadSite, WriteSite
 
-# `hook_mlp_in` is the residual before the norm: TransformerLens copies it there for each path that reads it.
-_READS: Final[dict[str, ReadSite]] = {
-    "mlp.hook_in": "mlp_in",
-    "hook_resid_mid": "resid_mid",
-    "hook_mlp_in": "resid_mid",
-    "ln2.hook_normalized": "mlp_normalized",
+READS: Final[Mapping[ReadSite, str]] = {
+    "mlp_in": "mlp.hook_in",
+    "resid_mid": "hook_resid_mid",
+    "mlp_normalized": "ln2.hook_normalized",
 }
-_WRITES: Final[dict[str, WriteSite]] = {"mlp.hook_out": "mlp_out", "hook_mlp_out": "mlp_contribution"}
+WRITES: Final[Mapping[WriteSite, str]] = {"mlp_out": "mlp.hook_out", "mlp_contribution": "hook_mlp_out"}
+
+# `hook_mlp_in` is the residual before the norm: TransformerLens copies it there for each path that reads it.
+_READ_SITES: Final = {**{hook: site for site, hook in READS.items()}, "hook_mlp_in": "resid_mid"}
+_WRITE_SITES: Final = {hook: site for site, hook in WRITES.items()}
 
 
 def read_site(hook: str) -> ReadSite:
@@ -21,11 +24,11 @@ def read_site(hook: str) -> ReadSite:
     Raises:
         InvalidRequest: Transcoders that read there can not be attributed.
     """
-    if hook not in _READS:
+    if hook not in _READ_SITES:
         raise InvalidRequest(
-            f"Transcoders that read at '{hook}' can not be traced.", f"They read at one of {', '.join(_READS)}."
+            f"Transcoders that read at '{hook}' can not be traced.", f"They read at one of {', '.join(_READ_SITES)}."
         )
-    return _READS[hook]
+    return _READ_SITES[hook]
 
 
 def write_site(hook: str) -> WriteSite:
@@ -34,8 +37,8 @@ def write_site(hook: str) -> WriteSite:
     Raises:
         InvalidRequest: Transcoders that write there can not be attributed.
     """
-    if hook not in _WRITES:
+    if hook not in _WRITE_SITES:
         raise InvalidRequest(
-            f"Transcoders that write to '{hook}' can not be traced.", f"They write to one of {', '.join(_WRITES)}."
+            f"Transcoders that write to '{hook}' can not be traced.", f"They write to one of {', '.join(_WRITE_SITES)}."
         )
-    return _WRITES[hook]
+    return _WRITE_SITES[hook]

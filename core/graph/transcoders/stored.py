@@ -80,6 +80,20 @@ class StoredTranscoders:
         return self._activation[layer].active(self._pre_activations(layer, x.to(self._device, self._dtype)))
 
     @torch.no_grad()
+    def activations(self, layer: int, x: Tensor, indices: Tensor) -> Tensor:
+        """See `TranscoderSet`.
+
+        Raises:
+            InvalidRequest: There is no such feature.
+        """
+        rows, features = self.encoder_rows(layer, indices), indices.to(self._device)
+        before = torch.nn.functional.linear(x.to(rows), rows, self._encoder_bias[layer][features])
+        kept = self._activation[layer].keeps(before, features)
+        if kept is None:
+            return self.encode(layer, x).at(len(x), features)
+        return before.where(kept, 0)
+
+    @torch.no_grad()
     def encoder_rows(self, layer: int, indices: Tensor) -> Tensor:
         """See `TranscoderSet`.
 

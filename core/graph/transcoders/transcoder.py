@@ -35,6 +35,13 @@ class ActiveFeatures:
     def __len__(self) -> int:
         return len(self.position)
 
+    def at(self, n_positions: int, indices: Tensor) -> Tensor:
+        """Values `[pos, n]` of features `[n]` at all positions; 0 where one is not active."""
+        values = self.value.new_zeros(n_positions, len(indices))
+        found, column = (self.index[:, None] == indices).nonzero(as_tuple=True)
+        values[self.position[found], column] = self.value[found]
+        return values
+
 
 @dataclass(frozen=True, slots=True)
 class TranscoderShape:
@@ -69,6 +76,13 @@ class TranscoderSet(Protocol):
 
     def encode(self, layer: int, x: Tensor) -> ActiveFeatures:
         """Features active at inputs `[pos, d]` of a layer."""
+        ...
+
+    def activations(self, layer: int, x: Tensor, indices: Tensor) -> Tensor:
+        """Values `[pos, n]` of features `[n]` at inputs `[pos, d]` of a layer; 0 where one is not active.
+
+        Reads the encoder rows of these features and no others, unless the activation compares all features.
+        """
         ...
 
     def encoder_rows(self, layer: int, indices: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from core.wire.graph import (
     SteerTuplesResponse,
     TopLogit,
 )
-from core.wire.graph_jobs import GraphJobResponse, GraphProgress, GraphServerlessInput
+from core.wire.graph_jobs import GraphJobResponse, GraphProgress, GraphPruneRequest, GraphServerlessInput
+from core.wire.serverless import ServerlessInput, ServerlessRequest
 
 # The requests of the seed document, word for word.
 SEED_GRAPH: dict[str, Any] = {
@@ -183,5 +184,49 @@ def test_a_serverless_job_of_no_known_type_is_refused_in_the_peers_words() -> No
     with pytest.raises(InvalidRequest) as refused:
         job.request()
     assert refused.value.message == "Unknown request type: health"
-    with pytest.raises(ValidationError):
-        GraphServerlessInput.model_validate({"request_type": "steer", "prompt": "x"}).request()
+
+
+def test_a_serverless_job_that_is_not_of_its_type_is_refused_with_the_reason() -> None:
+    job = GraphServerlessInput.model_validate({"request_type": "steer", "prompt": "x", "features": [{"layer": "y"}]})
+    with pytest.raises(InvalidRequest) as refused:
+        job.request()
+    assert refused.value.message == "The input is no steer request: model_id: Field required"
+
+
+@pytest.mark.parametrize(
+    ("input_", "kind"),
+    [
+        ({"action": "health"}, ServerlessInput),
+        ({"prompt": [{"role": "user", "content": "Hello!"}], "model_id": "m", "deadline": 1}, ServerlessInput),
+        ({}, ServerlessInput),
+        (SEED_GRAPH, GraphServerlessInput),
+        ({"slugIdentifier": "count", "modelId": "m", "prompt": "1 2 "}, GraphServerlessInput),
+        ({"request_type": "forward-pass", "prompt": "1 2 "}, GraphServerlessInput),
+        ({"requestType": "nothing", "action": "generate"}, GraphServerlessInput),
+    ],
+)
+def test_the_serverless_surface_tells_the_two_kinds_of_jobs_apart(input_: dict[str, Any], kind: type[Any]) -> None:
+    request = ServerlessRequest.model_validate({"input": input_})
+    assert type(request.input) is kind
+    assert ServerlessRequest(input=request.input).input is request.input
+
+
+def test_a_signed_url_is_never_shown() -> None:
+    signed = {"signed_url": "https://storage/x?signature=secret"}
+    shown = [
+        GraphGenerationRequest.model_validate(SEED_GRAPH | signed),
+        GraphPruneRequest.model_validate(signed),
+        ServerlessRequest.model_validate({"input": SEED_GRAPH | signed}),
+        ServerlessRequest.model_validate({"input": SEED_GRAPH | {"signedUrl": signed["signed_url"]}}),
+        ServerlessRequest.model_validate({"input": signed}),
+    ]
+    for body in shown:
+        assert "secret" not in f"{body!r} {body}"
+    assert shown[0].signed_url == shown[2].input.request().signed_url == shown[3].input.request().signed_url
+    for wrong in ({"input": signed | {"request_type": 1}}, {"input": signed | {"types": ["MAYBE"]}}):
+        with pytest.raises(ValidationError) as refused:
+            ServerlessRequest.model_validate(wrong)
+        assert "secret" not in str(refused.value)
+    with pytest.raises(InvalidRequest) as refusal:
+        GraphServerlessInput.model_validate({"signed_url": ["https://storage/x?signature=secret"]}).request()
+    assert "secret" not in f"{refusal.value.text} {refusal.value!r}"
