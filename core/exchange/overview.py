@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from core.exchange.graph import ServedGraphs
 from core.exchange.served import ServedModel
 from core.residency import ResidencyStats
 from core.wire.cluster import (
@@ -15,14 +16,28 @@ from core.wire.cluster import (
     SaeCache,
     SourceInfo,
     SourceSetInfo,
+    TranscoderSetInfo,
 )
 
 
-def models_listing(served: Sequence[ServedModel]) -> ModelsResponse:
+def models_listing(served: Sequence[ServedModel], graphs: Sequence[ServedGraphs] = ()) -> ModelsResponse:
     """What is served."""
     return ModelsResponse(
         models=[model_info(model) for model in served],
+        transcoder_sets=[_transcoder_set(one) for one in graphs],
         data=[OpenAIModelInfo(id=model.description.names.id) for model in served],
+    )
+
+
+def _transcoder_set(served: ServedGraphs) -> TranscoderSetInfo:
+    graphs = served.description
+    return TranscoderSetInfo(
+        model=served.model.description.names.id,
+        transcoder_set=graphs.transcoder_set,
+        n_layers=graphs.n_layers,
+        n_features=graphs.n_features,
+        token_limit=graphs.limits.token_limit,
+        max_feature_nodes=graphs.limits.most_feature_nodes,
     )
 
 

@@ -49,14 +49,14 @@ class _Read:
     Attributes:
         places: Positions `[m]`, ascending.
         features: Features `[f]`.
-        row: Which of the places, `[n]`.
-        column: Which of the features, `[n]`.
+        position: Where each is wanted, `[n]`; all of them are among the places.
+        column: Which of the features each is of, `[n]`.
         n_silent: Leading positions where activations count as 0.
     """
 
     places: Tensor
     features: Tensor
-    row: Tensor
+    position: Tensor
     column: Tensor
     n_silent: int
 
@@ -66,14 +66,12 @@ class _Held:
     """One layer's clamps in a pass.
 
     Attributes:
-        read: What is encoded.
-        position: Where each clamp is, `[n]`.
+        read: Of every clamp the current activation, where it is.
         set_point: Values `[n]`.
         decoder: What a unit of each writes, `[n, w, d]`; slot j writes to layer `layer + j`.
     """
 
     read: _Read
-    position: Tensor
     set_point: Tensor
     decoder: Tensor
 
@@ -143,21 +141,20 @@ class FeatureClamps:
         places = torch.tensor(wanted.places, device=device)
         index = torch.tensor([one.index for one in wanted.interventions], device=device)
         active = torch.tensor([one.active_position for one in wanted.interventions], device=device)
-        base = self._activations(layer, x, places, active, index, self._n_silent)
+        number = torch.arange(len(index), device=device)
+        base = self._activations(layer, x, _Read(places, index, active, number, self._n_silent))
         delta = base.new_tensor([one.delta or 0.0 for one in wanted.interventions])
         ablated = torch.tensor([one.delta is None for one in wanted.interventions], device=device)
         set_point = torch.where(ablated, torch.zeros_like(base), base + delta)
         decoder = self._transcoders.decoder_rows(layer, index).to(base)
         position = torch.tensor([one.position or 0 for one in wanted.interventions], device=device)
         generated = torch.tensor([one.position is None for one in wanted.interventions], device=device)
-        for clamps, chosen, where, n_silent in (
-            (self._prompt, ~generated, places, self._n_silent),
-            (self._generated, generated, places.new_zeros(1), 0),
-        ):
+        in_prompt = _Read(places, index, position[~generated], number[~generated], self._n_silent)
+        features = index[generated]
+        behind = _Read(places.new_zeros(1), features, position[generated], number[: len(features)], 0)
+        for clamps, chosen, read in ((self._prompt, ~generated, in_prompt), (self._generated, generated, behind)):
             if bool(chosen.any()):
-                clamps[layer] = _Held(
-                    where, position[chosen], index[chosen], set_point[chosen], decoder[chosen], n_silent
-                )
+                clamps[layer] = _Held(read, set_point[chosen], decoder[chosen])
 
     @contextmanager
     def _holding(self, clamps: Mapping[int, _Held], row: int) -> Generator[None]:
@@ -165,12 +162,12 @@ class FeatureClamps:
 
         def read(layer: int, x: Tensor) -> None:
             held = clamps[layer]
-            current = self._activations(layer, x[row], held.places, held.position, held.index, held.n_silent)
+            current = self._activations(layer, x[row], held.read)
             gains = (held.set_point - current)[:, None, None] * held.decoder
             for slot in range(gains.shape[1]):
                 if layer + slot not in pending:
                     pending[layer + slot] = gains.new_zeros(x.shape[1], gains.shape[2])
-                pending[layer + slot].index_add_(0, held.position, gains[:, slot])
+                pending[layer + slot].index_add_(0, held.read.position, gains[:, slot])
 
         def write(layer: int, y: Tensor) -> Tensor:
             changed = y.clone()
@@ -185,23 +182,12 @@ class FeatureClamps:
                 hooks.callback(_rewrite(self._writes[layer], _of_layer(write, layer)).remove)
             yield
 
-    def _activations(
-        self, layer: int, x: Tensor, places: Tensor, position: Tensor, index: Tensor, n_silent: int
-    ) -> Tensor:
-        """Activations `[n]` of features `index` at `position`, both `[n]`, of inputs `[pos, d]`; 0 where it is silent.
-
-        In float32 at least: a clamp is a difference of two of them.
-        """
-        active = self._transcoders.encode(layer, x[places])
-        values = active.value.to(torch.promote_types(active.value.dtype, torch.float32))
-        if not len(active):
-            return values.new_zeros(len(index))
-        n_features = self._transcoders.shape.n_features
-        keys = active.position * n_features + active.index  # ascending: active features come in order
-        wanted = torch.searchsorted(places, position) * n_features + index
-        at = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-        found = (keys[at] == wanted) & (position >= n_silent)
-        return torch.where(found, values[at], torch.zeros_like(values[at]))
+    def _activations(self, layer: int, x: Tensor, read: _Read) -> Tensor:
+        """Activations `[n]` at inputs `[pos, d]`, in float32 at least: a clamp is a difference of two of them."""
+        values = self._transcoders.activations(layer, x[read.places], read.features)
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        found = values[torch.searchsorted(read.places, read.position), read.column]
+        return torch.where(read.position >= read.n_silent, found, torch.zeros_like(found))
 
 
 def _of_layer(call: Callable[[int, Tensor], Any], layer: int) -> Callable[[Tensor], Any]:

@@ -123,11 +123,23 @@ class OpenAIModelInfo(WireModel):
     owned_by: str = Field(default="rayscope", description="Always rayscope.")
 
 
+class TranscoderSetInfo(WireModel):
+    """A set of transcoders that graphs are made with."""
+
+    model: str = Field(description="Name of its model.")
+    transcoder_set: str = Field(description="Its name; graph requests may ask for it.")
+    n_layers: int = Field(description="Layers.")
+    n_features: int = Field(description="Features of each layer.")
+    token_limit: int = Field(description="Most tokens of a graph's prompt.")
+    max_feature_nodes: int = Field(description="Most features of a graph.")
+
+
 class ModelsResponse(WireModel):
     """Answer of /v1/models: the models, and the same list as OpenAI's clients read it."""
 
     object: Literal["list"] = Field(default="list", description="Always list; for OpenAI's clients.")
     models: list[ModelInfo] = Field(description="The models, by name.")
+    transcoder_sets: list[TranscoderSetInfo] = Field(default=[], description="What graphs can be made with.")
     data: list[OpenAIModelInfo] = Field(description="The same models as OpenAI's clients know them.")
 
 

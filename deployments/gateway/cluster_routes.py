@@ -48,7 +48,8 @@ def add_cluster_routes(app: FastAPI, desk: Desk) -> None:
     async def models(request: Request) -> Response:
         await desk.directory.refresh()
         served = [client.served for client in desk.directory.clients()]
-        return desk.respond(request, None, models_listing(served))
+        graphs = [client.served for client in desk.directory.graph_clients()]
+        return desk.respond(request, None, models_listing(served, graphs))
 
     async def advert(request: Request, model: str | None = None) -> Response:
         client = await desk.model(model)

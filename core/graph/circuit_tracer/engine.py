@@ -60,12 +60,16 @@ class Cost:
         cpu_s: Seconds of all threads together.
         before_bytes: Resident memory of the process before.
         peak_bytes: Most of it at any moment meanwhile.
+        before_own_bytes: Of that, what has no file behind it, before.
+        peak_own_bytes: Most of it meanwhile.
     """
 
     wall_s: float
     cpu_s: float
     before_bytes: int
     peak_bytes: int
+    before_own_bytes: int
+    peak_own_bytes: int
 
     def as_figures(self) -> dict[str, float]:
         """By name, as `worker.meter.Meter.cost` has it."""

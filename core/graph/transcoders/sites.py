@@ -14,8 +14,8 @@ READS: Final[Mapping[ReadSite, str]] = {
 WRITES: Final[Mapping[WriteSite, str]] = {"mlp_out": "mlp.hook_out", "mlp_contribution": "hook_mlp_out"}
 
 # `hook_mlp_in` is the residual before the norm: TransformerLens copies it there for each path that reads it.
-_READ_SITES: Final = {**{hook: site for site, hook in READS.items()}, "hook_mlp_in": "resid_mid"}
-_WRITE_SITES: Final = {hook: site for site, hook in WRITES.items()}
+_READ_SITES: Final[dict[str, ReadSite]] = {**{hook: site for site, hook in READS.items()}, "hook_mlp_in": "resid_mid"}
+_WRITE_SITES: Final[dict[str, WriteSite]] = {hook: site for site, hook in WRITES.items()}
 
 
 def read_site(hook: str) -> ReadSite:
