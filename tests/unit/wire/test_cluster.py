@@ -39,6 +39,7 @@ def test_openai_clients_find_the_models_in_their_own_words() -> None:
         assert json.loads(render(listing, case)) == {
             "object": "list",
             "models": [],
+            {"camel": "transcoderSets", "snake": "transcoder_sets"}[case]: [],
             "data": [{"id": "rayscope-demo", "object": "model", "created": 0, "owned_by": "rayscope"}],
         }
 
