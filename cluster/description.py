@@ -6,6 +6,7 @@ not. Replicas and the Gateway receive the finished description.
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +28,12 @@ def describe(args: ModelAppArgs) -> ModelDescription:
         NotFound: A source set does not exist; the hint lists those that do.
         InvalidRequest: A local source folder holds nothing usable.
     """
-    names = find_model(args.model)
-    weights = args.weights or names.weights
-    shape = _shape(weights, args.revision)
-    return ModelDescription(
-        names=names,
-        weights=weights,
-        revision=args.revision,
-        dtype=args.model_dtype,
-        device=args.device,
-        shape=shape,
-        limits=Limits(
-            token_limit=args.token_limit,
-            generation_limit=int(min(args.generation_limit, shape.max_positions, _longest(args.steerer))),
-            batch_limit=args.batch_limit,
-            max_num_results=args.max_num_results,
-        ),
+    longest = min(args.generation_limit, _longest(args.steerer))
+    model = _described(args, Limits(args.token_limit, int(longest), args.batch_limit, args.max_num_results))
+    return replace(
+        model,
         runners=tuple(_describe_runner(args.model, runner) for runner in args.runners),
-        persona=_persona(args, [weights, names.id, *names.aliases], shape),
+        persona=_persona(args, [model.weights, model.names.id, *model.names.aliases], model.shape),
         steerer=None if args.steerer is None else _describe_steerer(args.model, args.steerer),
     )
 
@@ -55,6 +44,14 @@ def describe_graphs(args: GraphAppArgs) -> ModelDescription:
     Raises:
         NotFound: The model is not known.
     """
+    longest = args.prompt_limit + args.generation_limit
+    model = _described(args, Limits(args.prompt_limit, longest, batch_limit=1, max_num_results=1))
+    limits = replace(model.limits, token_limit=min(args.prompt_limit, model.shape.max_positions))
+    return replace(model, limits=limits)
+
+
+def _described(args: ModelAppArgs | GraphAppArgs, limits: Limits) -> ModelDescription:
+    """The model alone; what is generated ends where its positions do."""
     names = find_model(args.model)
     weights = args.weights or names.weights
     shape = _shape(weights, args.revision)
@@ -65,12 +62,7 @@ def describe_graphs(args: GraphAppArgs) -> ModelDescription:
         dtype=args.model_dtype,
         device=args.device,
         shape=shape,
-        limits=Limits(
-            token_limit=min(args.prompt_limit, shape.max_positions),
-            generation_limit=min(args.prompt_limit + args.generation_limit, shape.max_positions),
-            batch_limit=1,
-            max_num_results=1,
-        ),
+        limits=replace(limits, generation_limit=min(limits.generation_limit, shape.max_positions)),
         runners=(),
     )
 

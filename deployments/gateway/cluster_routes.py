@@ -10,7 +10,6 @@ from fastapi import FastAPI, Request, Response
 from core.catalogue.description import ModelDescription
 from core.exchange.overview import capabilities, models_listing
 from core.leases import NOTHING_RESIDENT
-from core.wire.base import WireModel
 from core.wire.cluster import (
     CapabilitiesResponse,
     HealthResponse,
@@ -21,7 +20,7 @@ from core.wire.cluster import (
 )
 from deployments.client import ModelClient
 from deployments.gateway.desk import Desk
-from deployments.gateway.routes import ERRORS, operation_id
+from deployments.gateway.routes import add_route
 
 _TAG = "cluster"
 _STARTING = frozenset({"NOT_STARTED", "DEPLOYING"})
@@ -55,10 +54,11 @@ def add_cluster_routes(app: FastAPI, desk: Desk) -> None:
         client = await desk.model(model)
         return desk.respond(request, None, await _capabilities(client, request, desk))
 
-    _add(app, "/health", health, HealthResponse, "Whether the front door is up")
-    _add(app, "/ready", ready, ReadyResponse, "Whether every application can take requests")
-    _add(app, "/v1/models", models, ModelsResponse, "What is served")
-    _add(app, "/v1/capabilities", advert, CapabilitiesResponse, "What one model can do")
+    add_route(app, "GET", "/health", _TAG, health, HealthResponse, "Whether the front door is up")
+    summary = "Whether every application can take requests"
+    add_route(app, "GET", "/ready", _TAG, ready, ReadyResponse, summary, {503: {"model": ReadyResponse}})
+    add_route(app, "GET", "/v1/models", _TAG, models, ModelsResponse, "What is served")
+    add_route(app, "GET", "/v1/capabilities", _TAG, advert, CapabilitiesResponse, "What one model can do")
 
 
 async def _jobs(desk: Desk) -> JobsInfo | None:
@@ -90,16 +90,3 @@ async def _capabilities(client: ModelClient, request: Request, desk: Desk) -> Ca
         return capabilities(client.served, NOTHING_RESIDENT)
     report = await client.report(description.first_runner(), desk.deadline(request))
     return capabilities(client.served, report["residency"])
-
-
-def _add(app: FastAPI, path: str, endpoint: object, response: type[WireModel], summary: str) -> None:
-    app.add_api_route(
-        path,
-        endpoint,  # pyright: ignore[reportArgumentType]
-        methods=["GET"],
-        tags=[_TAG],
-        operation_id=operation_id(path, "get"),
-        summary=summary,
-        response_model=response,
-        responses={503: {"model": response}} if path == "/ready" else ERRORS,
-    )

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
@@ -17,7 +16,7 @@ from deployments.gateway.desk import Desk
 from deployments.gateway.errors import error_body, route_path
 from deployments.gateway.events import event_stream
 from deployments.gateway.graph_routes import TAG, given
-from deployments.gateway.routes import ERRORS, add_post, operation_id
+from deployments.gateway.routes import add_post, add_route
 from deployments.graph.client import GraphClient
 
 
@@ -60,10 +59,12 @@ def add_graph_job_routes(app: FastAPI, desk: Desk) -> None:
 
     add_post(app, "/graphs", TAG, GraphGenerationRequest, GraphJobResponse, begin)
     one = "/graphs/{job_id}"
-    _add(app, "GET", one, status, GraphJobResponse, "How far a background graph is, and what there is of it")
-    _add(app, "DELETE", one, delete, GraphJobResponse, "Stop a background graph and forget it")
-    _add(app, "GET", f"{one}/events", events, GraphJobResponse, "The same as server-sent events, until it has ended")
-    _add(app, "POST", f"{one}/prune", prune, GraphGenerationResponse, "A finished graph at other thresholds")
+    add_route(app, "GET", one, TAG, status, GraphJobResponse, "How far a background graph is, and what there is of it")
+    add_route(app, "DELETE", one, TAG, delete, GraphJobResponse, "Stop a background graph and forget it")
+    add_route(
+        app, "GET", f"{one}/events", TAG, events, GraphJobResponse, "The same as server-sent events, until it has ended"
+    )
+    add_route(app, "POST", f"{one}/prune", TAG, prune, GraphGenerationResponse, "A finished graph at other thresholds")
 
 
 async def _job(desk: Desk, job_id: str) -> tuple[GraphClient, str]:
@@ -79,16 +80,3 @@ async def _events(client: GraphClient, job_id: str, job: str) -> AsyncGenerator[
 
 def _failed(request: Request, error: RayscopeError) -> bytes:
     return error_body(error, request.state.request_id, route_path(request.scope))
-
-
-def _add(app: FastAPI, verb: str, path: str, endpoint: Any, response: Any, summary: str) -> None:
-    app.add_api_route(
-        path,
-        endpoint,
-        methods=[verb],
-        tags=[TAG],
-        operation_id=operation_id(path.replace("{", "").replace("}", ""), verb.lower()),
-        summary=summary,
-        response_model=response,
-        responses=ERRORS,
-    )

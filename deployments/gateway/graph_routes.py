@@ -22,7 +22,7 @@ from core.wire.graph import (
     SteerResponse,
 )
 from deployments.gateway.desk import Desk
-from deployments.gateway.routes import ERRORS, add_post, operation_id
+from deployments.gateway.routes import add_post, add_route
 
 TAG = "attribution graphs"
 
@@ -64,16 +64,8 @@ def add_graph_routes(app: FastAPI, desk: Desk) -> None:
     add_post(app, "/forward-pass", TAG, ForwardPassRequest, ForwardPassResponse, look_ahead)
     add_post(app, "/steer", TAG, SteerRequest, SteerResponse, hold)
     add_post(app, "/parse-chat-prompt", TAG, ParseChatPromptRequest, ParseChatPromptResponse, parse)
-    app.add_api_route(
-        "/check-busy",
-        check_busy,
-        methods=["GET"],
-        tags=[TAG],
-        operation_id=operation_id("/check-busy", "get"),
-        summary="Whether a graph would be refused now",
-        response_model=CheckBusyResponse,
-        responses=ERRORS,
-    )
+    summary = "Whether a graph would be refused now"
+    add_route(app, "GET", "/check-busy", TAG, check_busy, CheckBusyResponse, summary)
 
 
 def given(published: Published) -> Response:

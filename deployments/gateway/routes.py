@@ -174,9 +174,43 @@ def add_post(
     )
 
 
+def add_route(
+    app: FastAPI,
+    verb: str,
+    path: str,
+    tag: str,
+    endpoint: Callable[..., Any],
+    response: type[Any],
+    summary: str,
+    responses: dict[int | str, dict[str, Any]] | None = None,
+) -> None:
+    """Adds a route that is documented by a sentence: one without a body, or beside another with the same.
+
+    Args:
+        app: The app.
+        verb: `GET` and the like.
+        path: The path.
+        tag: Its chapter in the documentation.
+        endpoint: Answers.
+        response: What clients get.
+        summary: The sentence.
+        responses: What the documentation says about other answers; by default what every route may answer.
+    """
+    app.add_api_route(
+        path,
+        endpoint,
+        methods=[verb],
+        tags=[tag],
+        operation_id=operation_id(path, verb.lower()),
+        summary=summary,
+        response_model=response,
+        responses=ERRORS if responses is None else responses,
+    )
+
+
 def operation_id(path: str, verb: str) -> str:
     """`/v1/activation/topk-by-token` becomes `activationTopkByTokenPost`."""
-    words = [word for word in re.split(r"[/-]", path.removeprefix("/v1")) if word]
+    words = [word for word in re.split(r"[/{}-]", path.removeprefix("/v1")) if word]
     return words[0] + "".join(word.capitalize() for word in [*words[1:], verb])
 
 

@@ -22,7 +22,7 @@ from deployments.client import ModelClient
 from deployments.gateway.desk import Desk
 from deployments.gateway.errors import error_body, route_path
 from deployments.gateway.events import event_stream
-from deployments.gateway.routes import ERRORS, OLDER, add_post, operation_id
+from deployments.gateway.routes import OLDER, add_post, add_route
 from deployments.readings import add_readings
 
 _TAG = "steering"
@@ -64,16 +64,8 @@ def add_steering_routes(app: FastAPI, desk: Desk) -> None:
         responses=_STREAMED,
     )
     add_post(app, "/completion", OLDER, CompletionRequest, CompletionResponse, older)
-    app.add_api_route(
-        "/v1/steer/health",
-        health,
-        methods=["GET"],
-        tags=[_TAG],
-        operation_id=operation_id("/v1/steer/health", "get"),
-        summary="How busy a model is with writing",
-        response_model=SteerHealthResponse,
-        responses=ERRORS,
-    )
+    summary = "How busy a model is with writing"
+    add_route(app, "GET", "/v1/steer/health", _TAG, health, SteerHealthResponse, summary)
 
 
 async def _answer(
