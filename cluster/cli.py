@@ -105,6 +105,19 @@ def serve(
         str | None,
         typer.Option("--persona_data_path", envvar="PERSONA_DATA_PATH", help="Folder with persona assets."),
     ] = None,
+    transcoder_set: Annotated[
+        str | None,
+        typer.Option("--transcoder_set", envvar="TRANSCODER_SET", help="Make attribution graphs with these, too."),
+    ] = None,
+    lazy_encoder: Annotated[
+        bool, typer.Option("--lazy-encoder", "--lazy_encoder", envvar="LAZY_ENCODER", help="Graphs: encoders on disk.")
+    ] = False,
+    max_feature_nodes: Annotated[
+        int, typer.Option("--max_feature_nodes", envvar="MAX_FEATURE_NODES", help="Graphs: features unless asked for.")
+    ] = 10_000,
+    update_interval: Annotated[
+        int, typer.Option("--update_interval", envvar="UPDATE_INTERVAL", help="Graphs: batches between two rankings.")
+    ] = 1000,
     list_models: Annotated[
         bool, typer.Option("--list_models", envvar="LIST_MODELS", help="Print the catalogue and exit.")
     ] = False,
@@ -138,6 +151,10 @@ def serve(
                     max_model_len=max_model_len,
                     gpu_memory_utilization=gpu_memory_utilization,
                     persona_data_path=persona_data_path,
+                    transcoder_set=transcoder_set,
+                    lazy_encoder=lazy_encoder,
+                    max_feature_nodes=max_feature_nodes,
+                    update_interval=update_interval,
                     host=host,
                     port=port,
                 )

@@ -43,6 +43,10 @@ class SingleModel(BaseModel):
     max_model_len: int | None = Field(None, description="Tokens of a prompt and its completion; implies vllm.")
     gpu_memory_utilization: float | None = Field(None, description="Share of each GPU to fill; implies vllm.")
     persona_data_path: str | None = Field(None, description="Folder with persona assets.")
+    transcoder_set: str | None = Field(None, description="Transcoders to make attribution graphs with, too.")
+    lazy_encoder: bool = Field(False, description="Graphs: leave encoders in their files.")
+    max_feature_nodes: int = Field(10_000, description="Graphs: features of a graph whose request does not say.")
+    update_interval: int = Field(1000, description="Graphs: batches of rows between two rankings.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(5002, description="Port to listen on.")
 
@@ -91,7 +95,30 @@ def config_of(flags: SingleModel) -> dict[str, Any]:
                 "import_path": "deployments.app:build_model_app",
                 "args": {key: value for key, value in model.items() if value is not None},
             },
+            *([] if flags.transcoder_set is None else [_graphs(flags)]),
         ],
+    }
+
+
+def _graphs(flags: SingleModel) -> dict[str, Any]:
+    stage = _said({"num_gpus": flags.num_gpus or None})
+    graphs: dict[str, Any] = {
+        "model": flags.model_id,
+        "weights": flags.override_model_id,
+        "model_dtype": flags.model_dtype,
+        "device": flags.device,
+        "transcoder_set": flags.transcoder_set,
+        "lazy_encoder": flags.lazy_encoder,
+        "max_feature_nodes": flags.max_feature_nodes,
+        "update_interval": flags.update_interval,
+        "tracer": stage,
+        "attributor": stage,
+    }
+    return {
+        "name": f"{flags.model_id.replace('/', '--')}-graphs",
+        "route_prefix": None,
+        "import_path": "deployments.graph.app:build_graph_app",
+        "args": {key: value for key, value in graphs.items() if value not in (None, {})},
     }
 
 

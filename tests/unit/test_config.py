@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from cluster.arguments import GatewayArgs, ModelAppArgs, SecretSource
 from cluster.cli import app
 from cluster.config import SingleModel, check, config_of, read_config
+from cluster.graph_arguments import GraphAppArgs
 from core.errors import InvalidRequest
 
 ROOT = Path(__file__).parents[2]
@@ -27,10 +28,20 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
 
     config = read_config(path)
     schema = ServeDeploySchema.model_validate(config)
-    assert {application.import_path for application in schema.applications} == {
-        "deployments.app:build_gateway",
-        "deployments.app:build_model_app",
-    }
+    gateway, *models = [application.import_path for application in schema.applications]
+    assert gateway == "deployments.app:build_gateway"
+    assert models
+    assert set(models) <= {"deployments.app:build_model_app", "deployments.graph.app:build_graph_app"}
+
+
+def test_a_flag_adds_graphs() -> None:
+    config = config_of(SingleModel(model_id="google/gemma-2-2b", transcoder_set="gemma", lazy_encoder=True))
+    check(config)
+    graphs = config["applications"][2]
+    assert graphs["name"] == "google--gemma-2-2b-graphs"
+    args = GraphAppArgs.model_validate(graphs["args"])
+    assert (args.transcoder_set, args.lazy_encoder, args.max_feature_nodes) == ("gemma", True, 10_000)
+    assert len(config_of(SingleModel(model_id="google/gemma-2-2b"))["applications"]) == 2
 
 
 @pytest.mark.parametrize(
