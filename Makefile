@@ -67,7 +67,7 @@ lock: install ## Compile requirements/*.in to exact pins
 	  sed -i -E 's/^(torch==[0-9.]+)\+cpu/\1/' requirements/$$kind.txt; \
 	done
 	@$(BIN)/uv pip compile -q --python-version 3.11 --custom-compile-command 'make lock' \
-	  requirements/circuit-tracer.in -o requirements/circuit-tracer.txt
+	  $(ORACLE_BACKEND) --upgrade-package torch requirements/circuit-tracer.in -o requirements/circuit-tracer.txt
 	@sed -i -E 's/^(torch==[0-9.]+)\+cpu/\1/' requirements/circuit-tracer.txt
 
 gpu-check: install ## Check on a GPU what a CPU can not show (10 minutes)

@@ -62,7 +62,9 @@ class _Replica:
         traced = await self._tracer.trace(GraphPrompt(ids, 1), options, deadline)
         assert not isinstance(traced, Effects)
         run = range(len(traced.prompt.features))
-        return await self._attributor.assemble(traced, [(run, await self._attributor.rows(traced, run, deadline))])
+        growing = await self._attributor.begin(traced)
+        await self._attributor.grow(growing, run, BATCH_SIZE, deadline)
+        return growing.assembly.whole()
 
     async def aclose(self) -> None:
         await self._attributor.aclose()

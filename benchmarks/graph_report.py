@@ -66,7 +66,7 @@ def _memory(result: Figures) -> str:
         for size, setting, figures in _settings(result)
     ]
     peers = [f"circuit-tracer, {peer}" for peer in PEERS]
-    return table(["MB that graphs take (peak of the process)", "graph of", *peers, "Rayscope"], rows)
+    return table(["MB that graphs take (peak of the whole process)", "graph of", *peers, "Rayscope"], rows)
 
 
 def _together(result: Figures) -> str:

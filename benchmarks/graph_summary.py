@@ -2,7 +2,8 @@
 
 Times are compared with the faster of circuit-tracer's backends, memory with the smaller, within a round first; then the
 median over rounds is taken. Memory is what a process grows by, from model and transcoders being loaded to the largest
-moment of a graph: what each side's libraries take has nothing to do with graphs. The whole process's peak is beside it.
+moment of a graph, pages of weight files left out: neither those nor what each side's libraries take has to do with
+graphs. The peak of all that is resident is beside it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -66,13 +67,12 @@ def judge(summary: Figures) -> list[Figures]:
 
 
 def costs(passes: Sequence[Figures], loaded_bytes: float) -> Figures:
-    """Medians of the times of one round's passes, and the most memory of any, in all and over what was loaded."""
-    peak_bytes = max(one["peak_bytes"] for one in passes)
+    """Medians of the times of one round's passes, and the most memory of any, own over what was loaded and resident."""
     return {
         "wall_s": median(one["wall_s"] for one in passes),
         "cpu_s": median(one["cpu_s"] for one in passes),
-        "grown_bytes": max(0, peak_bytes - loaded_bytes),
-        "peak_bytes": peak_bytes,
+        "grown_bytes": max(0, max(one["peak_own_bytes"] for one in passes) - loaded_bytes),
+        "peak_bytes": max(one["peak_bytes"] for one in passes),
     }
 
 
@@ -96,7 +96,10 @@ def _of_together(count: int, rounds: Sequence[Figures]) -> Figures:
 
 def _of_setting(rounds: Sequence[Figures], setting: str) -> Figures:
     by_round = [
-        {engine: costs(one[engine]["graphs"][setting], one[engine]["warm_up"]["before_bytes"]) for engine in ENGINES}
+        {
+            engine: costs(one[engine]["graphs"][setting], one[engine]["warm_up"]["before_own_bytes"])
+            for engine in ENGINES
+        }
         for one in rounds
     ]
     return {
@@ -112,7 +115,7 @@ def _of_document(rounds: Sequence[Figures], name: str) -> Figures:
     for kind in ("prune", "document"):
         passes = [{engine: one[engine][name][kind] for engine in (OURS, PEER)} for one in rounds]
         found[kind] = _medians(
-            [{engine: costs(of, of[0]["before_bytes"]) for engine, of in one.items()} for one in passes]
+            [{engine: costs(of, of[0]["before_own_bytes"]) for engine, of in one.items()} for one in passes]
         )
     return found | {size: rounds[0][OURS][name][size] for size in ("nodes", "links", "document_bytes")}
 

@@ -25,6 +25,7 @@ Side = Literal["input", "output"]
 
 # Not str.isdigit, which lets '²' through.
 _LAYER: Final = re.compile(r"[0-9]{1,4}")
+_OF_MODULES: Final = frozenset({"hook_in", "hook_out", "hook_normalized"})  # what a part without a module has none of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,16 @@ class HookPoint:
     rms_eps: float | None = None
 
     def read(self, activation: torch.Tensor) -> torch.Tensor:
-        """Turns what the module reads or returns, `[batch, pos, ...]`, into the activation `[batch, pos, d]`."""
+        """Turns what the module reads or returns, `[batch, pos, ...]`, into the activation `[batch, pos, d]`.
+
+        Raises:
+            InvalidRequest: It is `[batch * pos, d]`, which does not say where a prompt begins.
+        """
+        if activation.ndim < 3:
+            raise InvalidRequest(
+                f"This model computes '{self.name}' of all prompts in one axis, so it is not read.",
+                "Use a hook point outside of the MLP, such as hook_resid_post.",
+            )
         if self.rms_eps is not None:
             wide = activation.float()
             normalized = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.rms_eps)
@@ -108,10 +118,13 @@ class HookPoints:
             child = component.submodules.get(head)
             if child is None:
                 raise _unknown(name, f"This architecture has no '{head}' there.")
+            hint = f"This architecture computes '{head}' inside another module."
+            if child.name is None and rest[0] in _OF_MODULES:
+                raise _unknown(name, hint)
             try:
                 below = module if child.name is None else module.get_submodule(child.name)
             except AttributeError:
-                raise _unknown(name, f"This architecture computes '{head}' inside another module.") from None
+                raise _unknown(name, hint) from None
             return self._walk(name, child, below, rest)
         if head == "hook_normalized":
             return HookPoint(name, module, "input", rms_eps=_rms_epsilon(name, module))

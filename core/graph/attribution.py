@@ -18,7 +18,7 @@ from core.graph.effects import Effects, LogitNodes
 from core.graph.linearised import Linearised, TargetRows
 from core.graph.plan import Progress, check_rows, n_sources, run
 from core.graph.reranking import Reranking
-from core.graph.selection import Selected, finished, select
+from core.graph.selection import Assembly, Selected, select
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +109,14 @@ class Scoring:
     Args:
         linearised: The prompt with the selected features.
         run: Which of them, by number; None means all.
-        below: Rows that are known and go below these, `[m, sources]`; None means none.
+        into: Where the rows go, `[len(run), sources]`; a tensor of its own unless given.
     """
 
-    def __init__(self, linearised: Linearised, run: range | None = None, below: Tensor | None = None):
+    def __init__(self, linearised: Linearised, run: range | None = None, into: Tensor | None = None):
         self._linearised = linearised
         self._run = range(len(linearised.features)) if run is None else run
-        self._below = torch.empty(0, n_sources(linearised)) if below is None else below
         self._done = 0
-        self._effects = None if self._run else self._below
+        self._effects = torch.empty(0, n_sources(linearised)) if into is None and not self._run else into
 
     @property
     def linearised(self) -> Linearised:
@@ -141,7 +140,7 @@ class Scoring:
 
     @property
     def result(self) -> Tensor | None:
-        """All rows, `[len(run) + m, sources]` float32."""
+        """All rows, `[len(run), sources]` float32."""
         return None if self.ready else self._effects
 
     def next(self, most: int) -> TargetRows:
@@ -155,8 +154,7 @@ class Scoring:
         """Takes in rows of features."""
         check_rows(effects, self.ready, self._linearised)
         if self._effects is None:
-            self._effects = effects.new_empty(len(self._run) + len(self._below), effects.shape[1])
-            self._effects[len(self._run) :] = self._below
+            self._effects = effects.new_empty(len(self._run), effects.shape[1])
         self._effects[self._done : self._done + len(effects)] = effects
         self._done += len(effects)
 
@@ -167,7 +165,7 @@ class Attribution:
     def __init__(self, linearised: Linearised, logits: LogitNodes, targets: TargetRows, choice: Choice):
         n_active = len(linearised.features)
         self._count = choice.count(n_active)
-        self._selected: Selected | None = None
+        self._assembly: Assembly | None = None
         self._phase: Selecting | Scoring | Reranking
         if choice.ranked_every is None or choice.ranks_once(n_active):
             self._phase = Selecting(linearised, logits, targets, choice.max_features)
@@ -199,9 +197,7 @@ class Attribution:
         """The graph."""
         if isinstance(self._phase, Reranking):
             return self._phase.result
-        if self._selected is None or not isinstance(self._phase, Scoring) or self._phase.result is None:
-            return None
-        return finished(self._selected, self._phase.result)
+        return None if self._assembly is None or self._phase.ready else self._assembly.effects
 
     def next(self, most: int) -> TargetRows:
         """Logit rows, then those of features."""
@@ -211,8 +207,10 @@ class Attribution:
         """Takes in rows."""
         self._phase.put(effects)
         if isinstance(self._phase, Selecting) and self._phase.result is not None:
-            self._selected = self._phase.result
-            self._phase = Scoring(self._selected.linearised, below=self._selected.effects)
+            selected = self._phase.result
+            self._assembly = Assembly(selected)
+            every = range(len(selected.linearised.features))
+            self._phase = Scoring(selected.linearised, every, self._assembly.rows(every))
 
 
 def attribute(

@@ -8,8 +8,8 @@ the effects are the largest value on the way and their move the most expensive o
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from core.deadline import Deadline
@@ -21,17 +21,28 @@ from core.graph.effects import Effects
 from core.graph.linear.weights import LinearWeights
 from core.graph.linearised import Linearised, TargetRows
 from core.graph.plan import Progress
-from core.graph.pruned import PrunedGraph
-from core.graph.pruning import prune
 from core.graph.replay import Replay, replay_rows
-from core.graph.requests import PruningOptions
 from core.graph.scheduler import RowScheduler
-from core.graph.selection import Selected, assemble
+from core.graph.selection import Assembly, Selected, assemble
 from core.graph.traced import Traced
 from core.graph.transcoders.transcoder import TranscoderShape
 
 Part = tuple[range, Tensor]
 """A run of features, and its rows `[len(run), K + (L + 1) * T]`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GrowingGraph:
+    """A graph in progress.
+
+    Attributes:
+        selected: Its features and the targets' rows.
+        assembly: Its rows so far. Features whose rows are not there yet have no links in, so pruning what there is of
+            the graph leaves them out.
+    """
+
+    selected: Selected
+    assembly: Assembly
 
 
 class GraphAttributor:
@@ -81,12 +92,26 @@ class GraphAttributor:
         return await self._scheduler.submit(plan, cost, deadline, report, batch_size)
 
     async def assemble(self, traced: Traced, parts: Sequence[Part]) -> Effects:
-        """The graph, when its rows are there."""
+        """The graph, from rows that were computed in several attributors."""
         return await self._device.run(self._assembled, traced, parts)
 
-    async def partial(self, traced: Traced, parts: Sequence[Part], options: PruningOptions) -> PrunedGraph:
-        """What is to be seen of a graph some of whose rows are not there yet: features without theirs are left out."""
-        return await self._device.run(self._partial, traced, parts, options)
+    async def begin(self, traced: Traced) -> GrowingGraph:
+        """A graph whose rows will all be computed here."""
+        return await self._device.run(self._begun, traced)
+
+    async def grow(
+        self,
+        graph: GrowingGraph,
+        run: range,
+        batch_size: int,
+        deadline: Deadline,
+        report: Callable[[Progress], None] | None = None,
+    ) -> None:
+        """Computes rows in place. Arguments and errors as `rows`."""
+        selected, assembly = graph.selected, graph.assembly
+        plan = Scoring(selected.linearised, run, assembly.rows(run))
+        await self._scheduler.submit(plan, self._predict(selected, run), deadline, report, batch_size)
+        assembly.take(run)
 
     def queue_time_s(self) -> float:
         """Seconds until all that was taken on is done, as measured."""
@@ -122,26 +147,11 @@ class GraphAttributor:
         return self._cost.predict(size)
 
     def _assembled(self, traced: Traced, parts: Sequence[Part]) -> Effects:
-        device = self._weights.device
-        return assemble(traced.selected(self._weights), [(run, rows.to(device)) for run, rows in parts])
+        return assemble(traced.selected(self._weights), parts)
 
-    def _partial(self, traced: Traced, parts: Sequence[Part], options: PruningOptions) -> PrunedGraph:
-        """Rows of zeros have no links in, so their features do not survive pruning."""
-        done = [*parts, *_missing(len(traced.prompt.features), parts, traced.effects.shape[1])]
-        return prune(self._assembled(traced, done), options.node_threshold, options.edge_threshold)
-
-
-def _missing(count: int, parts: Sequence[Part], width: int) -> list[Part]:
-    """Rows of zeros for the features that no part has."""
-    missing: list[Part] = []
-    start = 0
-    for run in sorted((run for run, _ in parts), key=lambda run: run.start):
-        if run.start > start:
-            missing.append((range(start, run.start), torch.zeros(run.start - start, width)))
-        start = run.stop
-    if start < count:
-        missing.append((range(start, count), torch.zeros(count - start, width)))
-    return missing
+    def _begun(self, traced: Traced) -> GrowingGraph:
+        selected = traced.selected(self._weights)
+        return GrowingGraph(selected, Assembly(selected))
 
 
 def _rows(work: list[tuple[Linearised, TargetRows]]) -> Sequence[Tensor]:

@@ -84,8 +84,8 @@ def frozen_pass(
     try:
         for layer in range(len(blocks)):
             readable_attention(model.hook_points, layer)
-            read = _inside(model, layer, _NORM_INPUT if normalized else READS[reads])
-            write = _inside(model, layer, WRITES[writes])
+            read = model.hook_points[f"blocks.{layer}.{_NORM_INPUT if normalized else READS[reads]}"]
+            write = model.hook_points[f"blocks.{layer}.{WRITES[writes]}"]
             handles.append(_on_read(read, normalized, recorder.read(layer)))
             handles.append(_on_write(write, recorder.write(layer)))
         with _frozen_patterns(model.module), torch.enable_grad():
@@ -94,6 +94,11 @@ def frozen_pass(
         for handle in handles:
             handle.remove()
     found = recorder.result(logits[0, -1].detach())
+    if any(activation.ndim < 3 for activation in (*found.reads, *found.writes)):
+        raise InvalidRequest(
+            f"{type(model.module).__name__} computes its MLPs on all positions of all prompts in one axis.",
+            "Attribution graphs need a model whose MLPs tell prompts apart.",
+        )
     _check_linear(type(model.module).__name__, found)
     return found
 
@@ -149,17 +154,6 @@ class _Recorder:
 
 def _leaf(activation: Tensor) -> Tensor:
     return activation.detach().requires_grad_(True)
-
-
-def _inside(model: EagerModel, layer: int, name: str) -> HookPoint:
-    """A hook point of a block's MLP, which has to be a module of its own."""
-    point = model.hook_points[f"blocks.{layer}.{name}"]
-    if point.module is model.hook_points.blocks[layer]:
-        raise InvalidRequest(
-            f"This architecture computes '{name}' inside its blocks, where it can not be held fixed.",
-            "Attribution graphs need a model whose MLPs are modules.",
-        )
-    return point
 
 
 def _on_read(point: HookPoint, normalized: bool, keep: Callable[[Tensor], None]) -> Any:

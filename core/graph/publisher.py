@@ -119,6 +119,7 @@ class GraphPublisher:
     async def aclose(self) -> None:
         """Closes connections."""
         await self._uploader.aclose()
+        await self._store.aclose()
 
     def _title(self, graph: PrunedGraph, question: GraphQuestion) -> GraphTitle:
         texts = tuple(self._str_tokens(graph.token_ids))

@@ -5,9 +5,7 @@ before anything is computed. With no room to wait it is the peer's lock: one gra
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, Self
 
 from core.clock import SYSTEM_CLOCK, Clock
 from core.deadline import Deadline
@@ -63,25 +61,50 @@ class GraphQueue:
             max(_RETRY_FLOOR_S, self.queue_time_s()),
         )
 
-    @asynccontextmanager
-    async def place(self, deadline: Deadline) -> AsyncGenerator[None]:
-        """Waits for a place and keeps it while the body runs.
+    def reserve(self) -> "Place":
+        """A place for one more graph, in the queue or in progress.
 
         Raises:
             Overloaded: Too many wait.
             Unavailable: One is in progress, and none may wait.
-            DeadlineExceeded: The deadline passed while waiting.
         """
         self.check()
         self._count += 1
-        try:
-            async with deadline.limit():
-                await self._places.acquire()
-            started_s = self._clock.monotonic()
-            try:
-                yield
+        return Place(self)
+
+    async def _acquire(self) -> float:
+        await self._places.acquire()
+        return self._clock.monotonic()
+
+    def _leave(self, started_s: float | None, *, done: bool) -> None:
+        self._count -= 1
+        if started_s is not None:
+            self._places.release()
+            if done:
                 self._throughput.record(1, self._clock.monotonic() - started_s)
-            finally:
-                self._places.release()
-        finally:
-            self._count -= 1
+
+
+class Place:
+    """A graph's place. As a context it is given back at the end, and a body that does not fail counts as a graph."""
+
+    def __init__(self, queue: GraphQueue) -> None:
+        self._queue = queue
+        self._started_s: float | None = None
+        self._left = False
+
+    async def turn(self, deadline: Deadline) -> None:
+        """Returns when the graph may be made.
+
+        Raises:
+            DeadlineExceeded: The deadline passed before.
+        """
+        async with deadline.limit():
+            self._started_s = await self._queue._acquire()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if not self._left:
+            self._left = True
+            self._queue._leave(self._started_s, done=error is None)

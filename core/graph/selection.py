@@ -78,6 +78,57 @@ def shards(features: FeatureNodes, count: int, block_rows: int = 1) -> list[rang
     return [range(start, stop) for start, stop in pairwise(sorted(edges))]
 
 
+class Assembly:
+    """A graph while its rows come in, in runs and in any order. Rows that are not there yet are 0.
+
+    Attributes:
+        effects: The graph as far as it is known; its weights change as rows come in.
+    """
+
+    def __init__(self, selected: Selected) -> None:
+        kept = selected.linearised
+        count, width = len(kept.features), selected.effects.shape[1]
+        weights = selected.effects.new_zeros(count + len(selected.logits), width)
+        weights[count:] = selected.effects
+        self.effects = Effects(
+            kept.token_ids, kept.n_layers, kept.features, selected.logits, selected.n_active, weights
+        )
+        self._given = torch.zeros(count, dtype=torch.int64)
+
+    def rows(self, run: range) -> Tensor:
+        """Where the rows of a run go, for who computes them in place and then says so: `[len(run), sources]`."""
+        return self.effects.weights[run.start : run.stop]
+
+    def take(self, run: range) -> None:
+        """Counts the rows of a run as there."""
+        self._given[run.start : run.stop] += 1
+
+    def put(self, run: range, rows: Tensor) -> None:
+        """Takes in the rows of a run.
+
+        Raises:
+            RayscopeError: They do not fit.
+        """
+        place = self.rows(run)
+        if rows.shape != place.shape or run.stop > len(self._given):
+            raise RayscopeError(
+                f"rows {run} of {len(self._given)} came as {tuple(rows.shape)}, {place.shape[1]} wide were expected"
+            )
+        place.copy_(rows)
+        self.take(run)
+
+    def whole(self) -> Effects:
+        """The graph, when all of it is there.
+
+        Raises:
+            RayscopeError: A row is missing or came twice.
+        """
+        if bool((self._given != 1).any()):
+            missing, repeated = int((self._given == 0).sum()), int((self._given > 1).sum())
+            raise RayscopeError(f"{missing} rows of the graph are missing, {repeated} repeated")
+        return self.effects
+
+
 def assemble(selected: Selected, parts: Iterable[tuple[range, Tensor]]) -> Effects:
     """Puts the rows of a graph together.
 
@@ -88,23 +139,7 @@ def assemble(selected: Selected, parts: Iterable[tuple[range, Tensor]]) -> Effec
     Raises:
         RayscopeError: A row is missing, comes twice, or does not fit.
     """
-    count, width = len(selected.linearised.features), selected.effects.shape[1]
-    weights = selected.effects.new_empty(count + len(selected.logits), width)
-    given = torch.zeros(count, dtype=torch.int64)
+    assembly = Assembly(selected)
     for run, rows in parts:
-        if rows.shape != (len(run), width) or run.stop > count:
-            raise RayscopeError(f"rows {run} of {count} came as {tuple(rows.shape)}, {width} wide were expected")
-        weights[run.start : run.stop] = rows
-        given[run.start : run.stop] += 1
-    if bool((given != 1).any()):
-        raise RayscopeError(
-            f"{int((given == 0).sum())} rows of the graph are missing, {int((given > 1).sum())} repeated"
-        )
-    weights[count:] = selected.effects
-    return finished(selected, weights)
-
-
-def finished(selected: Selected, weights: Tensor) -> Effects:
-    """The graph, when `weights` has all rows: `[K + m, K + (L + 1) * T]`."""
-    kept = selected.linearised
-    return Effects(kept.token_ids, kept.n_layers, kept.features, selected.logits, selected.n_active, weights)
+        assembly.put(run, rows)
+    return assembly.whole()

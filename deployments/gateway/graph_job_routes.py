@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
@@ -15,8 +16,8 @@ from core.wire.graph_jobs import GraphJobResponse, GraphPruneRequest
 from deployments.gateway.desk import Desk
 from deployments.gateway.errors import error_body, route_path
 from deployments.gateway.events import event_stream
-from deployments.gateway.graph_routes import TAG, given
-from deployments.gateway.routes import add_post, add_route
+from deployments.gateway.graph_routes import REFUSALS, TAG, given
+from deployments.gateway.routes import ERRORS, add_post, add_route
 from deployments.graph.client import GraphClient
 
 
@@ -57,14 +58,16 @@ def add_graph_job_routes(app: FastAPI, desk: Desk) -> None:
             return desk.respond(request, body, not_uploaded(error))
         return given(published)
 
-    add_post(app, "/graphs", TAG, GraphGenerationRequest, GraphJobResponse, begin)
+    accepted: dict[int | str, dict[str, Any]] = {202: {"model": GraphJobResponse, "description": "It was begun."}}
+    add_post(app, "/graphs", TAG, GraphGenerationRequest, GraphJobResponse, begin, responses=REFUSALS | accepted)
     one = "/graphs/{job_id}"
-    add_route(app, "GET", one, TAG, status, GraphJobResponse, "How far a background graph is, and what there is of it")
-    add_route(app, "DELETE", one, TAG, delete, GraphJobResponse, "Stop a background graph and forget it")
-    add_route(
-        app, "GET", f"{one}/events", TAG, events, GraphJobResponse, "The same as server-sent events, until it has ended"
-    )
-    add_route(app, "POST", f"{one}/prune", TAG, prune, GraphGenerationResponse, "A finished graph at other thresholds")
+    for verb, path, endpoint, response, summary in (
+        ("GET", one, status, GraphJobResponse, "How far a background graph is, and what there is of it"),
+        ("DELETE", one, delete, GraphJobResponse, "Stop a background graph and forget it"),
+        ("GET", f"{one}/events", events, GraphJobResponse, "The same as server-sent events, until it has ended"),
+        ("POST", f"{one}/prune", prune, GraphGenerationResponse, "A finished graph at other thresholds"),
+    ):
+        add_route(app, verb, path, TAG, endpoint, response, summary, ERRORS | REFUSALS)
 
 
 async def _job(desk: Desk, job_id: str) -> tuple[GraphClient, str]:

@@ -1,5 +1,7 @@
 """The graph routes: a graph, a look ahead, features held, and a chat prompt read."""
 
+from typing import Any
+
 from fastapi import FastAPI, Request, Response
 
 from core.clock import SYSTEM_CLOCK
@@ -14,6 +16,7 @@ from core.wire.graph import (
     CheckBusyResponse,
     ForwardPassRequest,
     ForwardPassResponse,
+    GraphErrorBody,
     GraphGenerationRequest,
     GraphGenerationResponse,
     ParseChatPromptRequest,
@@ -25,6 +28,11 @@ from deployments.gateway.desk import Desk
 from deployments.gateway.routes import add_post, add_route
 
 TAG = "attribution graphs"
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": GraphErrorBody, "description": "The request can not succeed as it is, or has no secret."},
+    403: {"model": GraphErrorBody, "description": "The secret is wrong."},
+}
+"""What these routes answer otherwise than all others."""
 
 
 def add_graph_routes(app: FastAPI, desk: Desk) -> None:
@@ -60,10 +68,10 @@ def add_graph_routes(app: FastAPI, desk: Desk) -> None:
         busy = [await client.busy() for client in clients]
         return desk.respond(request, None, CheckBusyResponse(busy=any(busy)))
 
-    add_post(app, "/generate-graph", TAG, GraphGenerationRequest, GraphGenerationResponse, generate)
-    add_post(app, "/forward-pass", TAG, ForwardPassRequest, ForwardPassResponse, look_ahead)
-    add_post(app, "/steer", TAG, SteerRequest, SteerResponse, hold)
-    add_post(app, "/parse-chat-prompt", TAG, ParseChatPromptRequest, ParseChatPromptResponse, parse)
+    add_post(app, "/generate-graph", TAG, GraphGenerationRequest, GraphGenerationResponse, generate, responses=REFUSALS)
+    add_post(app, "/forward-pass", TAG, ForwardPassRequest, ForwardPassResponse, look_ahead, responses=REFUSALS)
+    add_post(app, "/steer", TAG, SteerRequest, SteerResponse, hold, responses=REFUSALS)
+    add_post(app, "/parse-chat-prompt", TAG, ParseChatPromptRequest, ParseChatPromptResponse, parse, responses=REFUSALS)
     summary = "Whether a graph would be refused now"
     add_route(app, "GET", "/check-busy", TAG, check_busy, CheckBusyResponse, summary)
 

@@ -52,12 +52,17 @@ class Attributor:
         if isinstance(value, Effects):
             effects = value
         else:
-            known = [(run, await handed.reference) for run, handed in parts]
-            if not known:
-                async with aclosing(self._rows(value, question, deadline, known)) as news:
+            effects = None
+            if parts:
+                known = [(run, await handed.reference) for run, handed in parts]
+                effects = await self._attributor.assemble(value, known)
+            else:
+                growing = await self._attributor.begin(value)
+                async with aclosing(self._grow(growing, question, deadline)) as news:
                     async for one in news:
                         yield one
-            effects = await self._attributor.assemble(value, known)
+                effects = growing.assembly.whole()
+                del growing
         del value
         pruned = await self._pruned(effects, question.pruning)
         yield AttributedGraph(pruned, await self._kept(effects), len(effects.features))
@@ -85,29 +90,27 @@ class Attributor:
     async def _pruned(self, effects: Any, options: PruningOptions) -> Handed:
         return _handed(await self._device.run(self._prune, effects, options.node_threshold, options.edge_threshold))
 
-    async def _rows(
-        self, traced: Any, question: GraphQuestion, deadline: Deadline, known: list[tuple[range, Any]]
+    async def _grow(
+        self, graph: Any, question: GraphQuestion, deadline: Deadline
     ) -> AsyncGenerator[Progress | PartialGraph]:
-        """Computes all rows, part by part, into `known`."""
+        """Computes all rows, part by part."""
         from core.graph.following import followed
         from core.graph.selection import shards
 
-        total, batch_size = len(traced.prompt.features), question.attribution.batch_size
-        runs = shards(traced.prompt.features, _PARTS if total >= _WORTH_SHOWING else 1, batch_size)
+        features, batch_size = graph.assembly.effects.features, question.attribution.batch_size
+        total = len(features)
+        runs = shards(features, _PARTS if total >= _WORTH_SHOWING else 1, batch_size)
         for run in runs:
 
             def work(report: Callable[[Progress], None], run: range = run) -> Any:
-                return self._attributor.rows(traced, run, batch_size, deadline, report)
+                return self._attributor.grow(graph, run, batch_size, deadline, report)
 
-            done = sum(len(before) for before, _ in known)
             async with aclosing(followed(work)) as news:
                 async for one in news:
-                    if isinstance(one, Progress):
-                        yield Progress(done + one.done, total)
-                    else:
-                        known.append((run, one))
+                    if one is not None:
+                        yield Progress(run.start + one.done, total)
             if run is not runs[-1]:
-                yield PartialGraph(_handed(await self._attributor.partial(traced, known, question.pruning)))
+                yield PartialGraph(await self._pruned(graph.assembly.effects, question.pruning))
 
     async def _kept(self, effects: Any) -> Handed:
         from core.graph.tracer import effects_on_cpu

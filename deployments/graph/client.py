@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import orjson
 from ray import serve
+from ray.exceptions import ObjectLostError
 
 from core.catalogue.catalogue import weights_location
 from core.catalogue.description import ModelDescription
@@ -36,6 +37,7 @@ from core.prompts import PromptTokenizer
 from core.wire.graph import GraphGenerationRequest
 from deployments.client import asked, retried
 
+LOST = ("What was kept of this graph is lost: its replica died.", "Make the graph again.")
 _QUICK_S = 20.0
 _POLL_S = 10.0
 _DEFAULT_TIMEOUT_S = 600.0
@@ -154,4 +156,9 @@ class GraphClient:
         """A graph's document comes from the object store, past the pipeline."""
         async with deadline.limit():
             done = await asked(call)
-            return done if isinstance(done, Published) else Published(content=await done.reference)
+            if isinstance(done, Published):
+                return done
+            try:
+                return Published(content=await done.reference)
+            except ObjectLostError:
+                raise Unavailable(*LOST) from None

@@ -9,8 +9,8 @@ a background graph must be found by whichever Gateway is asked for it; if it die
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,15 +23,18 @@ from core.catalogue.description import ModelDescription
 from core.deadline import Deadline
 from core.errors import NotFound, RayscopeError, Unavailable
 from core.graph.publisher import Published
-from core.graph.queue import GraphQueue
+from core.graph.queue import GraphQueue, Place
 from core.graph.requests import Delivery, GraphDescription, GraphLimits, GraphQuestion, PruningOptions
+from core.graph.rules import check_name
 from core.graph.stages import AttributedGraph, Handed, PartialGraph, TracedGraph
 from core.job_state import JobState, Kept, Progress
 from core.jobs import JobBook, JobLimits
-from deployments.client import asked, streamed
+from deployments.client import asked, retried, streamed
+from deployments.graph.client import LOST
 
 _LOST = (ActorDiedError, ActorUnavailableError, ReplicaUnavailableError, ObjectLostError)
 _ATTEMPTS = 3
+_QUICK_S = 15.0
 _NO_DELIVERY = Delivery()
 
 
@@ -52,6 +55,14 @@ class Made:
     published: Published | Handed | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """A background graph to make, with its place."""
+
+    question: GraphQuestion
+    place: Place
+
+
 class GraphPipeline:
     """The ingress of a graph application; it has no HTTP route."""
 
@@ -68,7 +79,7 @@ class GraphPipeline:
         self._tracer, self._attributor, self._publisher = tracer, attributor, publisher
         self._queue = GraphQueue(args.max_graphs, args.max_queued_graphs)
         most = args.max_graphs + args.max_queued_graphs
-        self._jobs: JobBook[GraphQuestion] = JobBook(
+        self._jobs: JobBook[_Admitted] = JobBook(
             self._background, JobLimits(running=most, waiting=most, kept_bytes=args.kept_gib * 2**30)
         )
 
@@ -93,7 +104,8 @@ class GraphPipeline:
     async def generate(self, question: GraphQuestion, deadline: Deadline) -> Published | Handed:
         """Makes a graph and waits for it."""
         made: Made | None = None
-        async with aclosing(self._make(question, deadline)) as news:
+        place = await self._place(question, deadline)
+        async with aclosing(self._make(question, deadline, place)) as news:
             async for one in news:
                 if isinstance(one, Made):
                     made = one
@@ -103,9 +115,14 @@ class GraphPipeline:
 
     async def submit(self, question: GraphQuestion) -> JobState:
         """Begins to make a graph."""
-        self._queue.check()
-        await asked(self._publisher.check.remote(question.delivery))
-        return _outside(self._jobs.submit(question))
+        place = await self._place(question, Deadline.after(_QUICK_S))
+        try:
+            job = self._jobs.submit(_Admitted(question, place))
+        except BaseException:
+            with place:
+                raise
+        # Nobody can stop it before it has begun: a job that never begins would keep its place.
+        return _outside(await self._jobs.changed(job.id, job.changes, _QUICK_S))
 
     async def state(self, job_id: str) -> JobState:
         """How far a background graph is. Its output is whether it is only part of the graph, once there is one."""
@@ -121,7 +138,8 @@ class GraphPipeline:
         if made.published is not None:
             return made.published
         question = dataclasses.replace(made.question, delivery=_NO_DELIVERY)
-        return await asked(self._publisher.publish.remote(made.pruned, question, deadline))
+        with _keeping():
+            return await asked(self._publisher.publish.remote(made.pruned, question, deadline))
 
     async def prune(
         self,
@@ -135,20 +153,16 @@ class GraphPipeline:
         made = self._made(job_id)
         if made.effects is None:
             raise NotFound(f"The graph '{job_id[:100]}' is not finished.", "Ask again when its status is COMPLETED.")
-        await asked(self._publisher.check.remote(delivery))
+        await self._check(delivery)
         question = dataclasses.replace(
             made.question,
             pruning=options,
             delivery=delivery,
             labels=made.question.labels if labels is None else dict(labels),
         )
-        try:
+        with _keeping():
             pruned = await asked(self._attributor.prune.remote(made.effects, options))
             return await asked(self._publisher.publish.remote(pruned, question, deadline))
-        except Exception as error:
-            if not _is_lost(error):
-                raise
-            raise Unavailable("What was kept of this graph is lost.", "Make the graph again.") from None
 
     async def delete(self, job_id: str) -> JobState:
         """Stops a background graph and forgets it."""
@@ -164,18 +178,28 @@ class GraphPipeline:
             raise NotFound(f"There is nothing of the graph '{job_id[:100]}' yet.", "Ask for its status first.")
         return output.reference
 
-    async def _background(self, question: GraphQuestion) -> AsyncGenerator[Progress | Kept]:
+    async def _place(self, question: GraphQuestion, deadline: Deadline) -> Place:
+        """Whoever gets a place can be sure that the graph may have its name and go where it is to go."""
+        check_name("slug_identifier", question.slug)
+        self._queue.check()
+        async with deadline.limit():
+            await self._check(question.delivery)
+        return self._queue.reserve()
+
+    async def _check(self, delivery: Delivery) -> None:
+        await retried(lambda: asked(self._publisher.check.remote(delivery)))
+
+    async def _background(self, admitted: _Admitted) -> AsyncGenerator[Progress | Kept]:
         deadline = Deadline.after(self._args.job_timeout_s)
-        async with aclosing(self._make(question, deadline)) as news:
+        async with aclosing(self._make(admitted.question, deadline, admitted.place)) as news:
             async for one in news:
                 yield Kept(one, _bytes(one)) if isinstance(one, Made) else one
 
-    async def _make(self, question: GraphQuestion, deadline: Deadline) -> AsyncGenerator[Progress | Made]:
+    async def _make(self, question: GraphQuestion, deadline: Deadline, place: Place) -> AsyncGenerator[Progress | Made]:
         """Everything from the queue to the last stage; begun anew when a stage's replica is lost."""
-        self._queue.check()
-        await asked(self._publisher.check.remote(question.delivery))
-        yield Progress("queued")
-        async with self._queue.place(deadline):
+        with place:
+            yield Progress("queued")
+            await place.turn(deadline)
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
                     async with aclosing(self._attempt(question, deadline)) as news:
@@ -228,6 +252,17 @@ class GraphPipeline:
 def _is_lost(error: BaseException) -> bool:
     """Whether a stage's replica, or what it left in the object store, is gone."""
     return isinstance(error, _LOST) or (isinstance(error, RayTaskError) and isinstance(error.cause, _LOST))
+
+
+@contextmanager
+def _keeping() -> Generator[None]:
+    """Says that a kept graph is lost, where it is: it lay with a replica that has died since."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_lost(error):
+            raise
+        raise Unavailable(*LOST) from None
 
 
 def _bytes(made: Made) -> int:

@@ -116,6 +116,7 @@ async def _circuit_tracer(description: ModelDescription, args: GraphAppArgs) -> 
         Path(place.path) if place.repo is None else args.transcoder_set,
         lazy_encoder=args.lazy_encoder,
         update_interval=args.update_interval,
+        name=description.names.weights,
     )
 
 

@@ -1,5 +1,6 @@
 """The real worker ends when it must."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -9,8 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from core.deadline import Deadline
 from core.errors import DeadlineExceeded
 from core.graph.circuit_tracer.engine import CircuitTracer, Settings
+from core.graph.circuit_tracer.graphs import CircuitTracerGraphs
+from core.graph.effects import Effects
+from core.graph.requests import AttributionOptions, GraphPrompt
 
 from .worlds import MLP, PROMPT, Case, MakeWorld
 
@@ -44,3 +49,24 @@ def test_a_graph_that_is_late_takes_the_worker_with_it(oracle_python: Path, worl
         with pytest.raises(DeadlineExceeded):
             tracer.attribute(PROMPT, Settings())
         assert not tracer.alive
+
+
+def test_graphs_go_on_after_one_that_nobody_waited_for(oracle_python: Path, world: MakeWorld):
+    tiny = world(Case("llama", "relu", "nnsight", *MLP))
+    options = AttributionOptions(max_feature_nodes=20)
+
+    async def scenario() -> Effects:
+        graphs = await CircuitTracerGraphs.start(
+            str(oracle_python), tiny.model_folder, tiny.transcoder_folder, update_interval=1000
+        )
+        try:
+            with pytest.raises(DeadlineExceeded):
+                await graphs.attribute(GraphPrompt(PROMPT, 1), options, Deadline.after(0.001))
+            assert graphs.alive
+            return await graphs.attribute(GraphPrompt(PROMPT, 1), options, Deadline.after(300))
+        finally:
+            graphs.close()
+
+    theirs = asyncio.run(scenario())
+    ours = tiny.effects("replay", Settings(max_feature_nodes=20, update_interval=1000))
+    assert (theirs.weights - ours.weights).abs().max() <= 1e-5 * ours.weights.abs().max()

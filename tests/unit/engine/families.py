@@ -100,6 +100,24 @@ def _gemma3_with_images_config() -> Any:
     )
 
 
+def opt_model() -> Any:
+    """A random OPT: its MLPs are no modules, and inside of them batch and position are one axis."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    config: Any = OPTConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=D_MODEL,
+        word_embed_proj_dim=D_MODEL,
+        ffn_dim=48,
+        num_hidden_layers=N_LAYERS,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+    )
+    config.architectures = ["OPTForCausalLM"]
+    torch.manual_seed(0)
+    return OPTForCausalLM(config).eval()
+
+
 FAMILIES = {
     "gpt2": Family(
         _gpt2_config,

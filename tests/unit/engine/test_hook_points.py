@@ -9,7 +9,7 @@ from core.engine.model import EagerModel
 from core.errors import InvalidRequest
 from tests.tiny_models import GEMMA2_ID, GPT2_ID, LLAMA_ID
 
-from .families import BLOCK_HOOKS, FAMILIES, N_LAYERS, RMS, SEQUENTIAL, eager_model, watch
+from .families import BLOCK_HOOKS, FAMILIES, N_LAYERS, RMS, SEQUENTIAL, eager_model, opt_model, watch
 
 IDS = (7, 3, 22, 60, 1, 44, 44, 9, 13, 5, 2)
 NEAR = {"rtol": 1e-4, "atol": 1e-5}
@@ -116,6 +116,22 @@ def test_an_unknown_hook_point_is_refused_with_a_hint(name: str, hint: str) -> N
         eager_model("gpt2").capture([IDS], {name})
     assert f"'{name}'" in refusal.value.message
     assert hint in (refusal.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["mlp.hook_in", "mlp.hook_out", "mlp.hook_normalized"])
+def test_what_no_module_reads_or_returns_is_not_taken_from_the_module_around_it(name: str) -> None:
+    model = EagerModel(opt_model())
+    with pytest.raises(InvalidRequest) as refusal:
+        model.capture([IDS], {f"blocks.1.{name}"})
+    assert refusal.value.message == f"This model has no hook point 'blocks.1.{name}'."
+    assert "'mlp' inside another module" in (refusal.value.hint or "")
+    assert model.capture([IDS], {"blocks.1.hook_attn_out"}).activations
+
+
+@pytest.mark.parametrize("name", ["hook_mlp_out", "mlp.hook_post", "hook_resid_mid"])
+def test_an_activation_whose_positions_are_not_told_apart_from_its_prompts_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"'blocks.1.{name}' of all prompts in one axis"):
+        EagerModel(opt_model()).capture([IDS], {f"blocks.1.{name}"})
 
 
 def test_a_parallel_block_has_no_middle_of_the_residual_stream() -> None:

@@ -49,6 +49,9 @@ class PlainSet:
         position, index = dense.nonzero(as_tuple=True)
         return ActiveFeatures(position, index, dense[position, index])
 
+    def activations(self, layer: int, x: Tensor, indices: Tensor) -> Tensor:
+        return self.dense(layer, x)[:, indices]
+
     def encoder_rows(self, layer: int, indices: Tensor) -> Tensor:
         return self.encoder[layer][indices]
 

@@ -47,6 +47,9 @@ class RandomSet:
         position, index = activations.nonzero(as_tuple=True)
         return ActiveFeatures(position, index, activations[position, index])
 
+    def activations(self, layer: int, x: Tensor, indices: Tensor) -> Tensor:
+        return torch.relu(x.float() @ self.W_enc[layer][indices].T + self.b_enc[layer][indices])
+
     def encoder_rows(self, layer: int, indices: Tensor) -> Tensor:
         self.calls["encoder_rows"] += len(indices)
         return self.W_enc[layer][indices]

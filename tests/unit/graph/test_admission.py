@@ -128,6 +128,15 @@ def test_the_cost_is_the_one_written_down() -> None:
     assert cost.row_bytes == 24 * 4 * 16 + 8 * (50 + 16)
 
 
+def test_decoder_rows_that_are_gathered_are_paid_for_once_and_their_scores_by_every_row() -> None:
+    plain = CostModel(8.0, 24.0, item_bytes=2)
+    gathering = replace(plain, widest=0.25)
+    less, more = plain.predict(SIZE), gathering.predict(SIZE)
+    rows = 3 * 50 / 4 + 8 * 4
+    assert more.held_bytes - less.held_bytes == int(rows * 2 * 16)
+    assert more.row_bytes - less.row_bytes == 8 * rows
+
+
 def test_several_rankings_pay_for_every_column() -> None:
     model = CostModel(8.0, 24.0)
     more = model.predict(replace(SIZE, reranked=True)).held_bytes - model.predict(SIZE).held_bytes
@@ -136,6 +145,6 @@ def test_several_rankings_pay_for_every_column() -> None:
 
 def test_cross_layer_decoders_and_kept_layers_cost_more() -> None:
     shape = TranscoderShape("s", 5, 100, 16, cross_layer=False, reads="mlp_in", writes="mlp_out")
-    assert CostModel.of(shape, 2) == CostModel(4.0, 28.0)
-    assert CostModel.of(replace(shape, cross_layer=True), 2) == CostModel(8.0, 28.0)
-    assert CostModel.of(shape, 2, keeps_layers=True) == CostModel(4.0, 140.0)
+    assert CostModel.of(shape, 2) == CostModel(4.0, 28.0, item_bytes=2, widest=0.2)
+    assert CostModel.of(replace(shape, cross_layer=True), 2) == CostModel(8.0, 28.0, item_bytes=2, widest=1.0)
+    assert CostModel.of(shape, 2, keeps_layers=True) == CostModel(4.0, 140.0, item_bytes=2, widest=None)

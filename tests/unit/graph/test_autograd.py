@@ -13,6 +13,7 @@ from core.errors import InvalidRequest
 from core.graph.autograd import Autograd
 from core.graph.linearised import TargetRows
 from core.graph.transcoders.transcoder import ReadSite, WriteSite
+from tests.unit.engine.families import opt_model
 
 from .architectures import ARCHITECTURES, D_MODEL, N_LAYERS, VOCAB_SIZE, eager_model
 from .plain_sets import PlainSet, random_set
@@ -121,17 +122,18 @@ def test_a_place_that_the_model_does_not_have_is_refused(name: str, reads: ReadS
         Autograd.trace(eager_model(name), transcoders("relu", reads, writes), IDS)
 
 
-def test_a_model_whose_mlps_are_no_modules_is_refused() -> None:
-    from transformers import OPTConfig, OPTForCausalLM
-
-    config: Any = OPTConfig(
-        vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48,
-        word_embed_proj_dim=32, max_position_embeddings=64,
-    )  # fmt: skip
-    config.architectures = ["OPTForCausalLM"]
-    sets = random_set("relu", n_layers=2, d_model=32, dtype=torch.float32)
-    with pytest.raises(InvalidRequest, match="inside its blocks"):
-        Autograd.trace(EagerModel(OPTForCausalLM(config).eval()), sets, IDS)
+@pytest.mark.parametrize(
+    ("reads", "writes", "reason"),
+    [
+        ("mlp_in", "mlp_out", "no hook point 'blocks.0.mlp.hook_in'"),
+        ("resid_mid", "mlp_out", "no hook point 'blocks.0.mlp.hook_out'"),
+        ("resid_mid", "mlp_contribution", "all positions of all prompts in one axis"),
+    ],
+)
+def test_a_model_whose_mlps_are_no_modules_is_refused(reads: ReadSite, writes: WriteSite, reason: str) -> None:
+    sets = random_set("relu", n_layers=N_LAYERS, d_model=D_MODEL, reads=reads, writes=writes, dtype=torch.float32)
+    with pytest.raises(InvalidRequest, match=reason):
+        Autograd.trace(EagerModel(opt_model()), sets, IDS)
 
 
 @pytest.mark.parametrize("change", [{"n_layers": N_LAYERS + 1}, {"d_model": D_MODEL * 2}])

@@ -346,15 +346,31 @@ def test_questions_at_once_are_answered_as_alone() -> None:
     assert asyncio.run(together()) == [written(transcoders, question) for question in questions]
 
 
-def watched(transcoders: PlainSet, seen: Callable[[], None]) -> PlainSet:
-    """The same set, which says when it encodes."""
+def watched(transcoders: PlainSet, seen: Callable[[int, Tensor, Tensor], None]) -> PlainSet:
+    """The same set, which says what it encodes."""
 
     class Watched(PlainSet):
+        def activations(self, layer: int, x: Tensor, indices: Tensor) -> Tensor:
+            seen(layer, x, indices)
+            return super().activations(layer, x, indices)
+
         def encode(self, layer: int, x: Tensor) -> ActiveFeatures:
-            seen()
-            return super().encode(layer, x)
+            raise AssertionError("all features of a layer are encoded")
 
     return Watched(**{field.name: getattr(transcoders, field.name) for field in dataclasses.fields(transcoders)})
+
+
+def test_only_features_that_are_held_are_encoded_and_only_where_they_are_wanted() -> None:
+    encoded: list[tuple[int, int, list[int]]] = []
+
+    def seen(layer: int, x: Tensor, indices: Tensor) -> None:
+        encoded.append((layer, len(x), indices.tolist()))
+
+    clamps = (held(0, 5, 2, None, 1.0), held(0, 7, 2, 3, None), held(2, 9, 1, LAST, 2.0), held(2, 9, 4, 4, 2.0))
+    written(watched(a_set(), seen), asked(clamps, 3))
+    in_prompt = [(0, 2, [5, 7]), (2, 3, [9, 9])]
+    # The unsteered prompt, the steered one, and from the second generated token on one feature at one position.
+    assert encoded == [*in_prompt, *in_prompt, *[(0, 1, [5])] * 3]
 
 
 def test_a_caller_that_leaves_ends_the_work_between_tokens() -> None:
@@ -363,7 +379,7 @@ def test_a_caller_that_leaves_ends_the_work_between_tokens() -> None:
         passes = 0
         gone: asyncio.Future[None] = loop.create_future()
 
-        def seen() -> None:
+        def seen(*_: object) -> None:
             nonlocal passes
             passes += 1
             if passes == 5:

@@ -531,13 +531,13 @@ async def test_a_full_queue_refuses_with_the_measured_time() -> None:
 
         def takes_a_second() -> None:
             there.clock.now += 1.0
+            if len(there.device.steps) == 11:
+                there.device.open.clear()  # the next step waits
 
         there.device.before_step = takes_a_second
         assert there.scheduler.seconds_for(cost(graph(1, 60))) == 0.0
         first = there.submit(graph(1, 60), seconds=5_000.0)
-        await there.device.has_begun(12)
-        there.device.open.clear()
-        await there.device.has_begun()
+        await there.device.has_begun(13)
         second = there.submit(graph(2, 60), seconds=5_000.0)
         await settle()
         assert there.scheduler.busy
@@ -559,11 +559,13 @@ async def test_a_full_queue_refuses_with_the_measured_time() -> None:
 async def test_without_a_queue_the_scheduler_is_busy_unless_idle() -> None:
     async with bench(SchedulerLimits(max_queue=0)) as there:
         assert not there.scheduler.busy
+        there.device.open.clear()
         first = there.submit(graph(1, 200))
         await there.device.has_begun()
         assert there.scheduler.busy
         with pytest.raises(Overloaded):
             await there.submit(graph(2))
+        there.device.open.set()
         await first
         assert not there.scheduler.busy
         await there.submit(graph(2))

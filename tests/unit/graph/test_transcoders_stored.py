@@ -80,6 +80,40 @@ def test_active_features_equal_the_formula_in_float64(
         assert active.value.dtype == torch.float32
 
 
+@every
+@both
+def test_values_of_some_features_equal_the_formula_in_float64(kind: str, lazy: bool, tmp_path: Path) -> None:
+    transcoders = opened(SETS[kind](tmp_path), lazy_encoder=lazy)
+    for layer in range(L):
+        everything = naive(read(tmp_path, layer), inputs(layer), K if "topk" in kind else None)
+        most = int((everything != 0).sum(0).argmax())
+        indices = torch.tensor([95, 0, most, 17, most, 3])
+        found = transcoders.activations(layer, inputs(layer), indices)
+        expected = everything[:, indices]
+        assert (expected != 0).any()
+        assert torch.equal(found != 0, expected != 0)
+        torch.testing.assert_close(found.double(), expected, **NEAR)
+        assert transcoders.activations(layer, inputs(layer), indices[:0]).shape == (11, 0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SETS if "topk" not in kind])
+def test_values_of_some_features_are_had_without_reading_the_others(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transcoders = opened(SETS[kind](tmp_path), lazy_encoder=True)
+    rows: list[Tensor] = []
+    linear = torch.nn.functional.linear
+
+    def multiplied(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        rows.append(weight)
+        return linear(x, weight, bias)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", multiplied)
+    transcoders.activations(1, inputs(), torch.tensor([8, 2]))
+    (read_rows,) = rows
+    assert torch.equal(read_rows.double(), read(tmp_path, 1)["W_enc"][[8, 2]])
+
+
 def test_a_local_topk_set_has_k_active_features_and_not_those_of_relu(tmp_path: Path) -> None:
     active = opened(SETS["plt topk"](tmp_path)).encode(1, 3 * inputs() + 1)
     assert active.position.bincount().tolist() == [K] * 11
@@ -138,6 +172,7 @@ def test_everything_comes_in_the_precision_asked_for(kind: str, lazy: bool, tmp_
     transcoders = opened(SETS[kind](tmp_path), lazy_encoder=lazy, dtype=torch.bfloat16)
     indices, truth = torch.tensor([4, 2]), read(tmp_path, 0)
     assert transcoders.encode(0, inputs()).value.dtype == torch.bfloat16
+    assert transcoders.activations(0, inputs(), indices).dtype == torch.bfloat16
     assert torch.equal(transcoders.encoder_rows(0, indices), truth["W_enc"][indices].bfloat16())
     assert torch.equal(transcoders.decoder_bias(0), truth["b_dec"].bfloat16())
     assert transcoders.decoder_rows(0, indices).dtype == torch.bfloat16
@@ -190,9 +225,14 @@ def test_threads_that_share_a_set_get_what_each_alone_would_get(lazy: bool, tmp_
 @pytest.mark.parametrize("index", [-1, F, 10**9])
 def test_a_feature_that_does_not_exist_is_refused(index: int, lazy: bool, tmp_path: Path) -> None:
     transcoders = opened(SETS["plt relu"](tmp_path), lazy_encoder=lazy)
-    for rows in (transcoders.encoder_rows, transcoders.decoder_rows):
+    indices = torch.tensor([1, index])
+    for ask in (
+        lambda: transcoders.encoder_rows(0, indices),
+        lambda: transcoders.decoder_rows(0, indices),
+        lambda: transcoders.activations(0, inputs(), indices),
+    ):
         with pytest.raises(InvalidRequest, match=f"Feature index {index} is out of range"):
-            rows(0, torch.tensor([1, index]))
+            ask()
 
 
 @both
