@@ -6,7 +6,10 @@ pickle by their positional arguments, so every class here takes `(message, hint,
     client's mistake     InvalidRequest 400 · UrlRefused 400 · Unauthorized 401 · Forbidden 403 · NotFound 404 ·
                          TooLarge 413
     the cluster is busy  Overloaded 429 · DeadlineExceeded 504 · Unavailable 503
-    somebody else's      UploadFailed 502
+    somebody else's      UploadFailed 502 · ProviderFailed 502 · ProviderTimedOut 504 · ProviderBusy 429 ·
+                         ProviderAuth 400 · ProviderCredits 402 · ProviderRejected 400 · ModelNotFound 404 ·
+                         PromptTooLong 400 · Refused 422
+    enough was spent     BudgetReached 402
     our bug              RayscopeError 500
 
 The message says what happened, `hint` what to do about it. The mapping to HTTP bodies is the Gateway's, not ours.
@@ -122,3 +125,69 @@ class UploadFailed(RayscopeError):
         super().__init__(message, hint)
         self.args = (message, hint, storage_status)
         self.storage_status = storage_status
+
+
+class ProviderFailed(RayscopeError):
+    """The provider of a language model failed, or answered what can not be read, however often it was asked."""
+
+    status = 502
+    code = "provider_failed"
+
+
+class ProviderTimedOut(RayscopeError):
+    """The provider of a language model took too long, however often it was asked."""
+
+    status = 504
+    code = "provider_timeout"
+
+
+class ProviderBusy(Overloaded):
+    """The provider of a language model takes no more requests with this key for now."""
+
+    code = "provider_busy"
+
+
+class ProviderAuth(RayscopeError):
+    """The provider of a language model refuses the key. Not a 401: that is about this cluster's own secret."""
+
+    status = 400
+    code = "provider_auth"
+
+
+class ProviderCredits(RayscopeError):
+    """The account behind the key at the provider of a language model has no credit left."""
+
+    status = 402
+    code = "provider_credits"
+
+
+class ProviderRejected(InvalidRequest):
+    """The provider of a language model does not take such a request, or does not give what it asks for."""
+
+    code = "provider_rejected"
+
+
+class ModelNotFound(NotFound):
+    """The provider does not have the named language model."""
+
+    code = "model_not_found"
+
+
+class PromptTooLong(InvalidRequest):
+    """The prompt is longer than the language model reads."""
+
+    code = "prompt_too_long"
+
+
+class Refused(RayscopeError):
+    """The language model gave no answer: it declined, or its provider withheld what it wrote."""
+
+    status = 422
+    code = "refused"
+
+
+class BudgetReached(RayscopeError):
+    """The next call to a language model could cost more than the budget has left."""
+
+    status = 402
+    code = "budget_reached"

@@ -122,7 +122,7 @@ class TorchSteering:
             coefficients = tables.coefficients[slots[chosen], site]
             numbers = range(int((used[:, :, 0] >= 0).any(0).sum()))
             vectors = [tables.vectors[used[:, number].clamp_min(0)] for number in numbers]
-            stages = ((*both.unbind(1), coefficients[:, number]) for number, both in zip(numbers, vectors, strict=True))
+            stages = [(both[:, 0], both[:, 1], coefficients[:, n]) for n, both in zip(numbers, vectors, strict=True)]
             found[site] = _Operators(rows[chosen], tuple(stages))
         return found
 

@@ -21,6 +21,16 @@ STATUSES = {
     "Unavailable": (503, "unavailable"),
     "DeadlineExceeded": (504, "deadline_exceeded"),
     "UploadFailed": (502, "upload_failed"),
+    "ProviderFailed": (502, "provider_failed"),
+    "ProviderTimedOut": (504, "provider_timeout"),
+    "ProviderBusy": (429, "provider_busy"),
+    "ProviderAuth": (400, "provider_auth"),
+    "ProviderCredits": (402, "provider_credits"),
+    "ProviderRejected": (400, "provider_rejected"),
+    "ModelNotFound": (404, "model_not_found"),
+    "PromptTooLong": (400, "prompt_too_long"),
+    "Refused": (422, "refused"),
+    "BudgetReached": (402, "budget_reached"),
 }
 
 

@@ -21,7 +21,7 @@ from core.graph.linear.weights import LinearWeights
 from core.graph.plan import Progress
 from core.graph.pruned import PrunedGraph
 from core.graph.pruning import prune
-from core.graph.requests import AttributionOptions, GraphPrompt, PruningOptions
+from core.graph.requests import AttributionOptions, GraphPrompt
 from core.graph.selection import shards
 from core.graph.targets import Place, Unembedding, custom_targets
 from core.graph.traced import Traced
@@ -34,7 +34,6 @@ IDS = (7, 3, 22, 60, 1, 44, 9, 13, 5)
 TARGETS = (5, 17, 40)
 LATER = Deadline.after(600)
 LIMITS = SchedulerLimits(block_rows=8, step_rows=16)
-EVERYTHING = PruningOptions(1.0, 1.0)
 
 
 @cache
@@ -135,24 +134,27 @@ async def test_shards_of_several_attributors_are_one_graph() -> None:
 
 
 @running
-async def test_a_partial_graph_shows_what_is_known_and_nothing_else() -> None:
+async def test_a_growing_graph_shows_what_is_known_and_nothing_else() -> None:
     features = traced().prompt.features
-    runs = shards(features, 4)
+    runs = shards(features, 4, 8)
     async with attributor() as made:
-        parts = [(run, await made.rows(traced(), run, 48, LATER)) for run in runs]
-        whole = links(prune(await made.assemble(traced(), parts), 1.0, 1.0))
-        for known in ([], parts[:1], parts[1:3], parts[3:] + parts[:2]):
-            partial = await made.partial(traced(), known, EVERYTHING)
-            there = {number for run, _ in known for number in run}
-            missing = {
-                (features.layer[i].item(), features.position[i].item(), features.index[i].item())
-                for i in set(range(len(features))) - there
+        parts = [(run, await made.rows(traced(), run, 8, LATER)) for run in runs]
+        whole = await made.assemble(traced(), parts)
+        everything = links(prune(whole, 1.0, 1.0))
+        growing = await made.begin(traced())
+        missing = set(range(len(features)))
+        for run in (runs[2], runs[0], runs[3], runs[1]):
+            with pytest.raises(RayscopeError, match=f"{len(missing)} rows of the graph are missing"):
+                growing.assembly.whole()
+            unknown = {
+                (features.layer[i].item(), features.position[i].item(), features.index[i].item()) for i in missing
             }
-            seen = links(partial)
-            assert seen.items() <= whole.items()
-            assert not missing & {end for ends in seen for end in ends}
-        complete = await made.partial(traced(), parts, EVERYTHING)
-        assert links(complete) == whole
+            seen = links(prune(growing.assembly.effects, 1.0, 1.0))
+            assert seen.items() <= everything.items()
+            assert not unknown & {end for ends in seen for end in ends}
+            await made.grow(growing, run, 8, LATER)
+            missing -= set(run)
+        assert torch.equal(growing.assembly.whole().weights, whole.weights)
 
 
 @running

@@ -1,0 +1,1 @@
+"""Ways to put into words what a feature stands for."""

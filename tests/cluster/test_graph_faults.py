@@ -1,0 +1,146 @@
+"""A stage's replica that dies while a graph is made costs a retry and not the graph."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import ray
+
+from cluster.arguments import GatewayArgs
+from cluster.graph_arguments import GraphAppArgs
+from tests.ray_testing import deploy, serve_instance, wait_for_replicas
+from tests.unit.graph.storage import Storage, answers, hangs
+
+LONG = " ".join(["Le chat dort sur le tapis et mange."] * 5)
+# Ranked after every 48 rows, so that rows are the tracer's; with all features, rows are the attributor's.
+RERANKED = {"max_feature_nodes": 1500, "batch_size": 48}
+RANKED_ONCE = {"max_feature_nodes": 0, "batch_size": 48}
+
+
+@pytest.fixture(scope="module")
+def url(hub: Path) -> Iterator[str]:
+    from deployments.app import build_gateway
+    from deployments.graph.app import build_graph_app
+
+    stage = {"num_cpus": 0.1, "threads": 1}
+    args = {
+        "model": "rayscope-demo",
+        "transcoder_set": "plt-demo",
+        "update_interval": 1,
+        "working_gib": 2,
+        "kept_gib": 0,
+        "uploads": {"allow_loopback": True},
+        "tracer": stage,
+        "attributor": stage,
+        "publisher": stage,
+    }
+    with serve_instance() as address:
+        deploy(build_gateway, GatewayArgs.model_validate({"num_cpus": 0.1}), "gateway", "/")
+        deploy(build_graph_app, GraphAppArgs.model_validate(args), "graphs", None)
+        yield address
+
+
+def request(**wishes: Any) -> dict[str, Any]:
+    return {"prompt": LONG, "model_id": "rayscope-demo", "slug_identifier": "a-graph", "edge_threshold": 0.8} | wishes
+
+
+def kill(deployment: str) -> None:
+    names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
+    name = next(name for name in names if name.startswith(f"SERVE_REPLICA::graphs#{deployment}#"))
+    ray.kill(ray.get_actor(name, namespace="serve"), no_restart=True)
+
+
+@asynccontextmanager
+async def begun(url: str, wishes: dict[str, Any]) -> AsyncGenerator[tuple[str, AsyncGenerator[dict[str, Any]]]]:
+    """A graph in the background, and what its events say."""
+    async with httpx.AsyncClient(timeout=120) as client:
+        job_id = (await client.post(f"{url}/graphs", json=request(**wishes))).json()["id"]
+        async with client.stream("GET", f"{url}/graphs/{job_id}/events") as response:
+
+            async def events() -> AsyncGenerator[dict[str, Any]]:
+                async for line in response.aiter_lines():
+                    if line.startswith("data: "):
+                        yield json.loads(line.removeprefix("data: "))
+
+            yield job_id, events()
+
+
+@pytest.mark.parametrize(
+    ("victim", "wishes"),
+    [("Tracer", RERANKED), ("Attributor", RANKED_ONCE)],
+    ids=["Tracer", "Attributor"],
+)
+def test_a_replica_that_dies_among_the_rows_costs_a_retry(url: str, victim: str, wishes: dict[str, Any]) -> None:
+    expected = httpx.post(f"{url}/generate-graph", json=request(**wishes), timeout=120).json()
+
+    async def run() -> tuple[str, list[dict[str, Any]]]:
+        async with begun(url, wishes) as (job_id, events):
+            async for event in events:
+                assert event["status"] == "IN_PROGRESS"
+                if event["progress"]["rows_done"]:
+                    assert event["progress"]["rows_done"] < event["progress"]["rows_total"]
+                    await asyncio.to_thread(kill, victim)
+                    break
+            return job_id, [event async for event in events]
+
+    job_id, after = asyncio.run(run())
+    assert "trace" in [event["progress"]["stage"] for event in after]  # it was begun anew
+    assert after[-1]["status"] == "COMPLETED", after[-1]
+    graph = httpx.get(f"{url}/graphs/{job_id}", timeout=120).json()["graph"]
+    assert (graph["nodes"], graph["links"]) == (expected["nodes"], expected["links"])
+    wait_for_replicas("graphs", victim, 1)
+
+
+def test_a_tracer_that_dies_when_its_part_is_done_costs_nothing_that_is_seen(url: str) -> None:
+    async def run() -> list[dict[str, Any]]:
+        async with begun(url, RANKED_ONCE) as (_, events):
+            async for event in events:
+                if event["progress"]["rows_done"]:
+                    await asyncio.to_thread(kill, "Tracer")
+                    break
+            return [event async for event in events]
+
+    assert asyncio.run(run())[-1]["status"] == "COMPLETED"
+    wait_for_replicas("graphs", "Tracer", 1)
+
+
+def test_a_publisher_that_dies_while_it_uploads_costs_a_retry(url: str) -> None:
+    async def run() -> tuple[list[dict[str, Any]], list[Any]]:
+        async with Storage(hangs, answers(200)) as storage:
+            signed = {"signed_url": f"http://127.0.0.1:{storage.port}/graph.json", "max_feature_nodes": 200}
+            async with begun(url, signed) as (_, events):
+                await asyncio.wait_for(storage.read.wait(), 120)
+                await asyncio.to_thread(kill, "Publisher")
+                return [event async for event in events], storage.received
+
+    seen, received = asyncio.run(run())
+    assert seen[-1]["status"] == "COMPLETED"
+    first, second = (json.loads(bytes(one.body)) for one in received)
+    assert (first["nodes"], first["links"]) == (second["nodes"], second["links"])
+    wait_for_replicas("graphs", "Publisher", 1)
+
+
+def test_what_was_kept_by_a_replica_that_died_is_said_to_be_lost_and_no_server_error(url: str) -> None:
+    async def run() -> str:
+        async with begun(url, {"max_feature_nodes": 200}) as (job_id, events):
+            assert [event async for event in events][-1]["status"] == "COMPLETED"
+            return job_id
+
+    job_id = asyncio.run(run())
+    assert httpx.get(f"{url}/graphs/{job_id}", timeout=120).status_code == 200
+    for victim in ("Publisher", "Attributor"):
+        kill(victim)
+    wait_for_replicas("graphs", "Attributor", 1)
+    wait_for_replicas("graphs", "Publisher", 1)
+    for lost in (
+        httpx.get(f"{url}/graphs/{job_id}", timeout=120),
+        httpx.post(f"{url}/graphs/{job_id}/prune", json={}, timeout=120),
+    ):
+        assert (lost.status_code, lost.json()["code"]) == (503, "unavailable"), lost.text
+        assert "lost" in lost.json()["error"]
+    assert httpx.post(f"{url}/generate-graph", json=request(max_feature_nodes=50), timeout=120).status_code == 200
