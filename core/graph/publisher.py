@@ -16,7 +16,7 @@ from core.deadline import Deadline
 from core.graph.document import Generator, GraphDocument, GraphInfo, GraphTitle, graph_document
 from core.graph.pruned import PrunedGraph
 from core.graph.requests import GraphQuestion
-from core.graph.rules import check, check_name
+from core.graph.rules import check, check_layout, check_name
 from core.graph.s3 import S3Store
 from core.graph.upload import Uploader
 
@@ -108,6 +108,8 @@ class GraphPublisher:
         delivery = question.delivery
         async with deadline.limit():
             document = await asyncio.to_thread(self.document, graph, question)
+            if delivery.signed_url is not None or delivery.destination is not None:
+                check_layout(document)  # what is stored is for viewers
             if delivery.signed_url is not None:
                 done = await self._uploader.put(delivery.signed_url, document.chunks(), compress=delivery.compress)
                 return Published(url=done.url)

@@ -39,11 +39,6 @@ def check(document: GraphDocument) -> None:
     for node_id, times in Counter(node["node_id"] for node in document.nodes).items():
         if times > 1:
             raise InvalidRequest(f"{times} nodes have the id {node_id}.", "Every node needs its own node_id.")
-    if not any(node["feature_type"] != LOGIT and _number(node["layer"]) > 0 for node in document.nodes):
-        raise InvalidRequest(
-            "The graph has no feature or error above layer 0, and viewers cannot lay out such a graph.",
-            "Raise node_threshold and edge_threshold; a model of a single layer has no such graph.",
-        )
     last = len(document.metadata.get("prompt_tokens", ())) - 1
     for node in document.nodes:
         position, is_logit = node["ctx_idx"], node["feature_type"] == LOGIT
@@ -59,6 +54,19 @@ def check(document: GraphDocument) -> None:
             )
     if not np.isfinite(document.weights).all():
         raise InvalidRequest("The weight of a link is not a finite number.", "JSON has no such numbers.")
+
+
+def check_layout(document: GraphDocument) -> None:
+    """Refuses a document that viewers open but cannot lay out. It is a graph all the same, for whoever needs no viewer.
+
+    Raises:
+        InvalidRequest: Nothing of it is above layer 0.
+    """
+    if not any(node["feature_type"] != LOGIT and _number(node["layer"]) > 0 for node in document.nodes):
+        raise InvalidRequest(
+            "The graph has no feature or error above layer 0, and viewers cannot lay out such a graph.",
+            "Raise node_threshold and edge_threshold; a model of a single layer has no such graph.",
+        )
 
 
 def _number(layer: Any) -> int:

@@ -245,8 +245,13 @@ class GraphPipeline:
         """Rows by several attributors at once, where that is wanted."""
         if len(traced.runs) < 2:
             return []
-        rows = (asked(self._attributor.rows.remote(traced, run, batch_size, deadline)) for run in traced.runs)
-        return list(zip(traced.runs, await asyncio.gather(*rows), strict=True))
+        calls = [asked(self._attributor.rows.remote(traced, run, batch_size, deadline)) for run in traced.runs]
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        try:
+            return list(zip(traced.runs, await asyncio.gather(*tasks), strict=True))
+        finally:
+            for task in tasks:
+                task.cancel()  # what one has failed for, the others need not finish
 
 
 def _is_lost(error: BaseException) -> bool:

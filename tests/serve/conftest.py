@@ -19,6 +19,8 @@ GPT2 = "gpt2-small"
 GRAPHS = "rayscope-demo-graphs"
 TOKEN_LIMIT = 64
 GRAPH_TOKEN_LIMIT = 48
+MAX_GRAPHS = 8
+MAX_QUEUED_GRAPHS = 4
 BUCKET = "graphs"
 _STAGE = {"num_cpus": 0.1, "threads": 1}
 
@@ -97,6 +99,8 @@ def cluster(hub: Path, bucket: Any, tmp_path_factory: pytest.TempPathFactory) ->
             "model": DEMO,
             "transcoder_set": "plt-demo",
             "token_limit": GRAPH_TOKEN_LIMIT,
+            "max_graphs": MAX_GRAPHS,
+            "max_queued_graphs": MAX_QUEUED_GRAPHS,
             "working_gib": 2,
             "kept_gib": 0.1,
             "uploads": {"allow_loopback": True, "allowed_buckets": [f"s3://{BUCKET}"], "timeout_s": 20},

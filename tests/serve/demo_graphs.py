@@ -1,4 +1,4 @@
-"""Graphs of the demo made in this process by the engine that the cluster does not use there, and requests for graphs."""
+"""Requests for graphs of the demo, and their truth: made in this process, by gradients of the unmodified model."""
 
 from functools import cache
 from typing import Any
@@ -32,7 +32,9 @@ COUNT = {
 }
 """The seed's own request."""
 LONG = "Le chat dort sur le tapis. The capital of France is Paris. El gato duerme en la casa. 1 2 3 4 5 6 7 8 9"
-"""Its graph has some thousand features: it takes a second, and partial graphs can be had of it."""
+"""Its graph has some thousand features: partial graphs can be had of it."""
+LONGEST = " ".join(["Le chat dort sur le tapis et mange."] * 5)
+"""Its graph takes seconds."""
 STEER = {
     "model_id": DEMO,
     "prompt": "Le chat dort sur",

@@ -28,8 +28,8 @@ def undated(document: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("type_", [{}, {"request_type": "graph"}], ids=["seed", "typed"])
 def test_a_graph_job_is_answered_with_the_graph(cluster: RunningCluster, type_: dict[str, Any]) -> None:
     job = post(cluster, "/runsync", **COUNT, **type_)
+    assert job["status"] == "COMPLETED", job
     assert set(job) == {"id", "status", "output", "delayTime", "executionTime"}
-    assert job["status"] == "COMPLETED"
     assert undated(job["output"]) == as_answered(cluster, "/generate-graph", COUNT)
 
 

@@ -28,7 +28,8 @@ def graph(cluster: RunningCluster, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_document(content: bytes) -> None:
-    jsonschema.Draft7Validator(SCHEMA).validate(json.loads(content, parse_constant=pytest.fail))
+    document = json.loads(content, parse_constant=pytest.fail)
+    assert [error.message for error in jsonschema.Draft7Validator(SCHEMA).iter_errors(document)] == []
     check(read_document(content))
 
 
@@ -45,7 +46,7 @@ def assert_same_graph(document: dict[str, Any], other: dict[str, Any]) -> None:
             key: twin[key] for key in twin if key not in numbers
         }
         for key in numbers:
-            assert node[key] == pytest.approx(twin[key], rel=1e-3, abs=1e-4)
+            assert node[key] == (None if twin[key] is None else pytest.approx(twin[key], rel=1e-3, abs=1e-4))
     links, others = ({(one["source"], one["target"]): one["weight"] for one in d["links"]} for d in (document, other))
     scale = max(map(abs, others.values()))
     assert links.keys() == others.keys()
@@ -100,10 +101,12 @@ def test_thresholds_of_0_and_1_are_exact(cluster: RunningCluster) -> None:
     features = [node for node in everything["nodes"] if node["feature_type"] == "cross layer transcoder"]
     assert len(features) <= len(effects.features)
     assert_same_graph(everything, expected(COUNT | {"node_threshold": 1, "edge_threshold": 1}))
-    response = cluster.post("/generate-graph", COUNT | {"node_threshold": 0, "edge_threshold": 0})
-    assert response.status_code == 400  # nothing but tokens and logits is left, which viewers cannot lay out
+    nothing = COUNT | {"node_threshold": 0, "edge_threshold": 0}
+    assert_same_graph(graph(cluster, nothing), expected(nothing))
+    response = cluster.post("/generate-graph", nothing | {"signed_url": "https://storage.example.com/graph"})
+    assert response.status_code == 400
     assert "viewers cannot lay out" in response.json()["error"]
-    few = graph(cluster, COUNT | {"node_threshold": 0.3, "edge_threshold": 0.3})
+    few = graph(cluster, COUNT | {"node_threshold": 0.6, "edge_threshold": 0.9})
     assert set(node_ids(few)) < set(node_ids(everything))
 
 
@@ -213,21 +216,27 @@ def test_steering_changes_the_text_and_steering_nothing_does_not(cluster: Runnin
 FEATURE = {"layer": 1, "index": 17, "token_active_position": 2}
 
 
+EVERYTHING_WRONG = {"ablate": True, "delta": 1.0, "steer_generated_tokens": True, "steer_position": 99}
+
+
 @pytest.mark.parametrize(
-    ("feature", "words"),
+    ("mended", "words"),
     [
-        ({"ablate": True, "delta": 1.0, "steer_generated_tokens": True, "steer_position": 99}, "When ablate is True, delta must be None"),
-        ({"steer_generated_tokens": True, "steer_position": 99}, "When ablate is False, delta must be provided"),
-        ({"delta": 1.0, "steer_generated_tokens": True, "steer_position": 99}, "When steer_generated_tokens is True, position must be None"),
-        ({"delta": 1.0}, "When steer_generated_tokens is False, position must be provided"),
-        ({"delta": 1.0, "steer_position": 99}, "Position is out of bounds"),
-        ({"delta": 1.0, "steer_position": -1}, "Position is out of bounds"),
+        ({}, "When ablate is True, delta must be None"),
+        ({"ablate": False, "delta": None}, "When ablate is False, delta must be provided"),
+        ({"delta": None}, "When steer_generated_tokens is True, position must be None"),
+        (
+            {"delta": None, "steer_generated_tokens": False, "steer_position": None},
+            "When steer_generated_tokens is False, position must be provided",
+        ),
+        ({"delta": None, "steer_generated_tokens": False}, "Position is out of bounds"),
+        ({"delta": None, "steer_generated_tokens": False, "steer_position": -1}, "Position is out of bounds"),
     ],
-)  # fmt: skip
+)
 def test_a_feature_that_contradicts_itself_is_refused_in_the_peers_words_and_order(
-    cluster: RunningCluster, feature: dict[str, Any], words: str
+    cluster: RunningCluster, mended: dict[str, Any], words: str
 ) -> None:
-    response = cluster.post("/steer", STEER | {"features": [FEATURE | feature]})
+    response = cluster.post("/steer", STEER | {"features": [FEATURE | EVERYTHING_WRONG | mended]})
     assert response.status_code == 400
     assert response.json()["error"] == response.json()["detail"] == words
 
@@ -309,7 +318,7 @@ def test_graphs_at_once_are_bit_for_bit_those_made_one_after_the_other(cluster: 
     *together, first, second, third = asyncio.run(run())
     for one, other in zip(alone, reversed(together), strict=True):
         assert (one["nodes"], one["links"]) == (other["nodes"], other["links"])
-    assert len({len(one["nodes"]) for one in alone}) == len(TEXTS)
+    assert len({len(one["links"]) for one in alone}) == len(TEXTS)
     for answer in (first, second, third):
         assert answer["STEERED_GENERATION"] == steered["STEERED_GENERATION"]
         assert answer["DEFAULT_GENERATION"] == steered["DEFAULT_GENERATION"]

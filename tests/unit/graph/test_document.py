@@ -22,7 +22,7 @@ from core.graph.effects import Effects
 from core.graph.pruned import PrunedGraph
 from core.graph.pruning import prune
 from core.graph.requests import AttributionOptions
-from core.graph.rules import check, check_name
+from core.graph.rules import check, check_layout, check_name
 from tests.unit.graph import square
 
 ROOT = Path(__file__).parents[3]
@@ -254,6 +254,7 @@ def test_what_is_no_graph_is_refused(content: bytes) -> None:
 
 def test_a_good_document_passes_the_rules() -> None:
     check(document_of(square.graph(40, seed=1)))
+    check_layout(document_of(square.graph(40, seed=1)))
 
 
 def changed(number: int, **fields: Any) -> GraphDocument:
@@ -297,10 +298,10 @@ def test_each_rule_of_viewers_is_kept(document: GraphDocument, complaint: str) -
 
 def test_a_graph_without_a_node_above_layer_0_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="above layer 0"):
-        check(document_of(square.graph(20, n_layers=1, seed=1)))
+        check_layout(document_of(square.graph(20, n_layers=1, seed=1)))
     of_more_layers = square.graph(20, n_layers=3, seed=1)
     with pytest.raises(InvalidRequest, match="above layer 0"):
-        check(document_of(replace(of_more_layers, weights=torch.zeros_like(of_more_layers.weights))))
+        check_layout(document_of(replace(of_more_layers, weights=torch.zeros_like(of_more_layers.weights))))
 
 
 @pytest.mark.parametrize("name", ["a", "gemma-2-2b", "My_graph.v2-1700000000"])
