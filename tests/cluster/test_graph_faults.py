@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import ray
+from ray._common.test_utils import wait_for_condition
 
 from cluster.arguments import GatewayArgs
 from cluster.graph_arguments import GraphAppArgs
@@ -137,10 +138,17 @@ def test_what_was_kept_by_a_replica_that_died_is_said_to_be_lost_and_no_server_e
         kill(victim)
     wait_for_replicas("graphs", "Attributor", 1)
     wait_for_replicas("graphs", "Publisher", 1)
-    for lost in (
-        httpx.get(f"{url}/graphs/{job_id}", timeout=120),
-        httpx.post(f"{url}/graphs/{job_id}/prune", json={}, timeout=120),
+    for ask in (
+        lambda: httpx.get(f"{url}/graphs/{job_id}", timeout=120),
+        lambda: httpx.post(f"{url}/graphs/{job_id}/prune", json={}, timeout=120),
     ):
-        assert (lost.status_code, lost.json()["code"]) == (503, "unavailable"), lost.text
-        assert "lost" in lost.json()["error"]
+        # What lies on this node is there until the node has heard of its owner's death.
+        wait_for_condition(lambda ask=ask: _is_lost(ask()), timeout=60, raise_exceptions=True)
     assert httpx.post(f"{url}/generate-graph", json=request(max_feature_nodes=50), timeout=120).status_code == 200
+
+
+def _is_lost(answer: httpx.Response) -> bool:
+    if answer.status_code == 200:
+        return False
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable"), answer.text
+    return "lost" in answer.json()["error"]

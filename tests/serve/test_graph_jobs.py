@@ -174,7 +174,8 @@ def test_a_graph_that_nobody_waits_for_any_more_is_not_made(cluster: RunningClus
 
 
 def test_a_graph_that_can_not_be_shown_fails_with_the_reason(cluster: RunningCluster) -> None:
-    job_id = begun(cluster, COUNT | {"node_threshold": 0, "edge_threshold": 0})
+    stored = {"signed_url": "http://127.0.0.1:1/graph.json"}  # nothing is sent there
+    job_id = begun(cluster, COUNT | stored | {"node_threshold": 0, "edge_threshold": 0})
     last = followed(cluster, job_id)[-1]
     assert last["status"] == "FAILED"
     assert "viewers cannot lay out" in last["error"]

@@ -27,7 +27,7 @@ from core.graph.transcoders.opening import open_transcoders
 from core.prompts import PromptTokenizer
 
 FOLDER = str(ARTEFACTS / "model")
-LATER = Deadline.after(600)
+LATER = Deadline.after(86_400)  # it begins when tests are collected
 ONCE, OFTEN = 1000, 1  # batches between two rankings
 LIMITS = SchedulerLimits(block_rows=32, step_rows=64, budget_bytes=2**30)
 

@@ -16,8 +16,9 @@ def test_time_is_that_of_the_block():
         began_s = time.process_time()
         while time.process_time() - began_s < 0.05:
             pass
-    assert meter.cost["wall_s"] >= 0.05
-    assert meter.cost["cpu_s"] >= 0.05
+    # Two clocks, which need not agree to the last tick.
+    assert meter.cost["wall_s"] >= 0.045
+    assert meter.cost["cpu_s"] >= 0.045
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is told apart on Linux only")
