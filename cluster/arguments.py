@@ -7,18 +7,15 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from cluster.steerer_arguments import SteererArgs
+from cluster.strict import StrictArguments
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 
-class _Arguments(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RunnerArgs(_Arguments):
+class RunnerArgs(StrictArguments):
     """One Runner deployment: the model with some of its source sets, on a share of a device."""
 
     name: str = Field("Runner", description="Deployment name, unique within the application.")
@@ -74,7 +71,7 @@ class RunnerArgs(_Arguments):
         return self
 
 
-class ModelAppArgs(_Arguments):
+class ModelAppArgs(StrictArguments):
     """One model's application."""
 
     model: str = Field(description="Catalogue id, Hugging Face id, local folder, or 'rayscope-demo'.")
@@ -122,7 +119,7 @@ class ModelAppArgs(_Arguments):
         return self
 
 
-class SecretSource(_Arguments):
+class SecretSource(StrictArguments):
     """Where the Gateway finds a secret: never in the configuration itself."""
 
     env: str | None = Field(None, description="Environment variable that holds it.")
@@ -151,7 +148,7 @@ class SecretSource(_Arguments):
         return secret
 
 
-class GatewayArgs(_Arguments):
+class GatewayArgs(StrictArguments):
     """The front door."""
 
     secret: SecretSource = Field(

@@ -2,16 +2,14 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from cluster.strict import StrictArguments
 
 Engine = Literal["auto", "replay", "autograd", "circuit-tracer"]
 
 
-class _Arguments(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StageArgs(_Arguments):
+class StageArgs(StrictArguments):
     """One stage's replicas. Under an application-level policy the limits stay, the number is the policy's."""
 
     num_gpus: float = Field(0.0, ge=0, le=1, description="Share of a GPU that each replica reserves and may fill.")
@@ -41,7 +39,7 @@ class StageArgs(_Arguments):
         }
 
 
-class UploadArgs(_Arguments):
+class UploadArgs(StrictArguments):
     """Where finished graphs may go."""
 
     allowed_hosts: list[str] = Field(
@@ -55,7 +53,7 @@ class UploadArgs(_Arguments):
     timeout_s: float = Field(60.0, gt=0, description="Time for one upload, retries included.")
 
 
-class GraphAppArgs(_Arguments):
+class GraphAppArgs(StrictArguments):
     """One graph application."""
 
     model: str = Field(description="Catalogue id, Hugging Face id, local folder, or 'rayscope-demo'.")

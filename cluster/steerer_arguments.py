@@ -2,15 +2,14 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from cluster.strict import StrictArguments
 from core.steerer.settings import EngineSettings
 
 
-class SteererArgs(BaseModel):
+class SteererArgs(StrictArguments):
     """One Steerer deployment: the model on vLLM, spread over the GPUs of a replica."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field("Steerer", description="Deployment name, unique within the application.")
     source_sets: list[str] = Field(

@@ -1,45 +1,16 @@
-r"""Conversations as the model reads them, and whose every token is.
+"""Conversations as the model reads them, and whose every token is.
 
-A chat template is a program, so nobody can say in advance which characters of its output came from which message. We
-ask the template itself: it is run a second time with a marker in place of every content, and the text between two
-markers is the template's own. Where a message's own text stops is found the same way, by running the template on the
-messages up to it. Characters become tokens through the tokenizer's offsets.
-
-    <bos>     <|im_start|>user\n   Hello     <|im_end|>\n   <|im_start|>assistant\n
-    scaffold  header               content   footer         header of a turn nobody has written
-
-Three things belong to no message: a leading BOS (`scaffold`), a system turn that the template adds on its own (role
-`system`), and the opening of the assistant's next turn (role `assistant`).
-
-The template is the model's; a caller may set its variables but neither replace it nor change how its output is
-tokenised. It runs in the sandbox of transformers.
+The template says which text it is (`chat_template`) and, asked again, which characters are whose (`chat_regions`); here
+characters become tokens, through the tokenizer's offsets.
 """
 
-import inspect
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any
 
-from core.errors import InvalidRequest
-from core.prompts import PromptTokenizer, TokenLimit, check_unicode
-
-Section: TypeAlias = Literal["header", "content", "footer", "scaffold"]
-
-_OPEN: Final = "\ue000"  # private-use characters: no template writes them
-_CLOSE: Final = "\ue001"
-_LONGEST_FOOTER: Final = 512
-_MARKER: Final = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message of a conversation."""
-
-    role: str
-    content: str
-    channel: str | None = None
+from core.chat_regions import Section, assign, cut_regions
+from core.chat_template import ChatTemplate, Message
+from core.prompts import PromptTokenizer, TokenLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +58,6 @@ class MessagePartition:
     bounds: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Region:
-    """Characters `[start, end)` of the prompt and what its tokens are."""
-
-    start: int
-    end: int
-    message_index: int | None
-    role: str | None
-    channel: str | None
-    section: Section
-
-
 def render_chat(
     tokenizer: PromptTokenizer,
     messages: Sequence[Message],
@@ -119,14 +78,14 @@ def render_chat(
         InvalidRequest: The model has no template, the template refuses the messages, a variable is not the caller's to
             set, or the result is too long.
     """
-    template = _Template(tokenizer, messages, chat_template_kwargs or {})
+    template = ChatTemplate(tokenizer, messages, chat_template_kwargs or {})
     prompt = template.render(messages, add_generation_prompt)
     encoding = tokenizer.encode_rendered(prompt, _limit(max_tokens))
-    regions = _regions(tokenizer, template, messages, prompt, add_generation_prompt)
+    regions = cut_regions(template, messages, prompt, add_generation_prompt, tokenizer.hf.bos_token)
     ids = tuple(encoding.ids)
     spans: list[Span] = []
     for position, (id_, string, at) in enumerate(
-        zip(ids, tokenizer.str_tokens(ids), _assign(encoding.offsets, regions), strict=True)
+        zip(ids, tokenizer.str_tokens(ids), assign(encoding.offsets, regions), strict=True)
     ):
         region = regions[at]
         spans.append(
@@ -154,7 +113,7 @@ def write_chat(
     Raises:
         InvalidRequest: As in `render_chat`.
     """
-    prompt = _Template(tokenizer, messages, chat_template_kwargs or {}).render(messages, True)
+    prompt = ChatTemplate(tokenizer, messages, chat_template_kwargs or {}).render(messages, True)
     return tuple(tokenizer.encode_rendered(prompt, limit).ids)
 
 
@@ -171,270 +130,14 @@ def message_partition(
     Raises:
         InvalidRequest: As in `render_chat`.
     """
-    template = _Template(tokenizer, messages, chat_template_kwargs or {})
+    template = ChatTemplate(tokenizer, messages, chat_template_kwargs or {})
     prompt = template.render(messages, False)
     encoding = tokenizer.encode_rendered(prompt, _limit(max_tokens))
-    regions = _regions(tokenizer, template, messages, prompt, False)
-    owners = [regions[at].message_index or 0 for at in _assign(encoding.offsets, regions)]
+    regions = cut_regions(template, messages, prompt, False, tokenizer.hf.bos_token)
+    owners = [regions[at].message_index or 0 for at in assign(encoding.offsets, regions)]
     ends = [sum(owner <= index for owner in owners) for index in range(len(messages))]
     return MessagePartition(tuple(encoding.ids), tuple(zip([0, *ends], ends, strict=False)))
 
 
 def _limit(max_tokens: int | None) -> TokenLimit | None:
     return None if max_tokens is None else TokenLimit(max_tokens, subject="Rendered chat")
-
-
-class _Template:
-    """A model's chat template with the caller's variables set."""
-
-    def __init__(self, tokenizer: PromptTokenizer, messages: Sequence[Message], variables: Mapping[str, Any]) -> None:
-        if not messages:
-            raise InvalidRequest("At least one message is required")
-        if tokenizer.hf.chat_template is None:
-            raise InvalidRequest(
-                "This model's tokenizer has no chat template, so it cannot render chat messages",
-                "Send plain text to /v1/steer/completion or /v1/tokenize instead.",
-            )
-        for message in messages:
-            for text in (message.role, message.content, message.channel or ""):
-                check_unicode(text)
-        reserved = sorted(_reserved(tokenizer.hf.apply_chat_template) & set(variables))
-        if reserved:
-            raise InvalidRequest(
-                f"chatTemplateKwargs may only set the template's own variables, not {', '.join(reserved)}"
-            )
-        self._hf = tokenizer.hf
-        self._variables = dict(variables)
-
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        """Write `messages` out.
-
-        Raises:
-            InvalidRequest: The template refuses them.
-        """
-        conversation = [
-            {"role": m.role, "content": m.content} | ({} if m.channel is None else {"channel": m.channel})
-            for m in messages
-        ]
-        try:
-            return self._hf.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=add_generation_prompt, **self._variables
-            )
-        except Exception as error:  # a template is a program and may raise anything
-            raise InvalidRequest(f"Failed to apply chat template: {error}") from error
-
-    def attempt(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str | None:
-        """Write `messages` out, or return None if the template refuses them."""
-        try:
-            return self.render(messages, add_generation_prompt) if messages else None
-        except InvalidRequest:
-            return None
-
-
-def _reserved(apply_chat_template: Callable[..., Any]) -> set[str]:
-    """Names that mean something to transformers itself, and so are not variables of a template."""
-    rendering: Any = import_module("transformers.utils.chat_template_utils")  # seconds to import
-    functions: list[Callable[..., Any]] = [apply_chat_template, rendering.render_jinja_template]
-    names = {"self", "messages"}
-    for function in functions:
-        parameters = inspect.signature(function).parameters.values()
-        names.update(p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD)
-    return names
-
-
-def _regions(
-    tokenizer: PromptTokenizer,
-    template: _Template,
-    messages: Sequence[Message],
-    prompt: str,
-    add_generation_prompt: bool,
-) -> list[_Region]:
-    """Cut the whole prompt, in order and without gaps."""
-    contents = _contents(template, messages, prompt, add_generation_prompt)
-    ends = _block_ends(template, messages, prompt, contents)
-    cut = _Cut()
-    bos = tokenizer.hf.bos_token
-    if bos and prompt.startswith(bos):
-        cut.to(min(len(bos), contents[0][0]), "scaffold")
-    injected = _injected_system(template, messages, prompt[: ends[0]])
-    if injected is not None and injected[2] <= contents[0][0]:
-        for end, section in zip(injected, ("header", "content", "footer"), strict=True):
-            cut.to(end, section, role="system")
-    for index, message in enumerate(messages):
-        start, end = contents[index]
-        cut.to(start, "header", index, message.role, message.channel)
-        cut.to(end, "content", index, message.role, message.channel)
-        cut.to(ends[index], "footer", index, message.role, message.channel)
-    cut.to(len(prompt), "header", role="assistant")
-    return cut.regions
-
-
-class _Cut:
-    """Regions so far; each new one starts where the last one ended."""
-
-    def __init__(self) -> None:
-        self.regions: list[_Region] = []
-        self._at = 0
-
-    def to(
-        self,
-        end: int,
-        section: Section,
-        message_index: int | None = None,
-        role: str | None = None,
-        channel: str | None = None,
-    ) -> None:
-        """Add the region up to `end`, if that is any further."""
-        if end > self._at:
-            self.regions.append(_Region(self._at, end, message_index, role, channel, section))
-            self._at = end
-
-
-def _contents(
-    template: _Template, messages: Sequence[Message], prompt: str, add_generation_prompt: bool
-) -> list[tuple[int, int]]:
-    """Characters `[start, end)` of each message's content, in order and without overlaps."""
-    marked = [Message(m.role, f"{_OPEN}{i}{_CLOSE}", m.channel) for i, m in enumerate(messages)]
-    outline = template.attempt(marked, add_generation_prompt)
-    found = None if outline is None else _fit(outline, messages, prompt)
-    if found is not None:
-        return found
-    # The template looks at what is said. Swap one content at a time: what changes with it is the content.
-    spans: list[tuple[int, int]] = []
-    at = 0
-    for index in range(len(messages)):
-        swapped = template.attempt([*messages[:index], marked[index], *messages[index + 1 :]], add_generation_prompt)
-        if swapped is not None and swapped != prompt:
-            start = max(at, _shared(swapped, prompt))
-            after = _shared(swapped[::-1], prompt[::-1])
-            spans.append((start, max(start, len(prompt) - after)))
-        else:
-            spans.append((at, at))
-        at = spans[-1][1]
-    return spans
-
-
-def _fit(outline: str, messages: Sequence[Message], prompt: str) -> list[tuple[int, int]] | None:
-    """Lay the template's own text, as the markers show it, over the prompt; None if it does not fit."""
-    pieces = _MARKER.split(outline)
-    if pieces[1::2] != [str(index) for index in range(len(messages))] or not prompt.startswith(pieces[0]):
-        return None
-    spans: list[tuple[int, int]] = []
-    at = len(pieces[0])
-    for message, after in zip(messages, pieces[2::2], strict=True):
-        is_last = len(spans) == len(messages) - 1
-        end = _content_end(message.content, after, prompt, at, is_last)
-        if end is None:
-            return None
-        spans.append((at, end))
-        at = end + len(after)
-    return spans
-
-
-def _content_end(content: str, after: str, prompt: str, at: int, is_last: bool) -> int | None:
-    """Where the content that starts at `at` ends, if the template's text `after` follows it."""
-    for candidate in (content, content.strip(), content.lstrip(), content.rstrip()):
-        end = at + len(candidate)
-        if prompt.startswith(candidate + after, at) and (not is_last or end + len(after) == len(prompt)):
-            return end
-    if not after or after in content:
-        return None
-    # The template rewrote the content, as some drop the reasoning of earlier turns.
-    end = len(prompt) - len(after) if is_last else prompt.find(after, at)
-    return end if end >= at and prompt.startswith(after, end) else None
-
-
-def _block_ends(
-    template: _Template, messages: Sequence[Message], prompt: str, contents: Sequence[tuple[int, int]]
-) -> list[int]:
-    """Where each message's own text ends: its footer is how the conversation up to it ends."""
-    last = contents[-1][1]
-    closed = template.attempt(messages) or ""
-    closing = prompt[last : last + _footer(closed, prompt, last, len(prompt))]
-    footers: dict[tuple[str, str], int] = {}
-    ends: list[int] = []
-    for index, message in enumerate(messages[:-1]):
-        start, end = contents[index][1], contents[index + 1][0]
-        gap = prompt[start:end]
-        key = (message.role, gap)
-        if key not in footers:
-            so_far = template.attempt(messages[: index + 1])
-            if so_far is not None:
-                footers[key] = _footer(so_far, prompt, start, end)
-            else:  # some templates refuse a conversation without a user; turns mostly close alike
-                footers[key] = len(closing) if gap.startswith(closing) else 0
-        ends.append(start + footers[key])
-    return [*ends, last + len(closing)]
-
-
-def _footer(so_far: str, prompt: str, start: int, end: int) -> int:
-    """Length of the footer that follows a content.
-
-    Args:
-        so_far: The conversation written out up to this message.
-        prompt: The whole conversation.
-        start: Where the content ends in `prompt`.
-        end: Where the next content starts.
-    """
-    if prompt.startswith(so_far) and start <= len(so_far) <= end:
-        return len(so_far) - start
-    # Later messages changed how earlier ones are written. The footer is what both still have in common.
-    longest = min(end - start, len(so_far), _LONGEST_FOOTER)
-    return next((n for n in range(longest, 0, -1) if so_far.endswith(prompt[start : start + n])), 0)
-
-
-def _shared(a: str, b: str) -> int:
-    """Length of the longest common start."""
-    shared, longest = 0, min(len(a), len(b))
-    while shared < longest:
-        half = (shared + longest + 1) // 2
-        if a[shared:half] == b[shared:half]:
-            shared = half
-        else:
-            longest = half - 1
-    return shared
-
-
-def _injected_system(template: _Template, messages: Sequence[Message], first_block: str) -> tuple[int, int, int] | None:
-    """Ends of the header, content and footer of a system turn that nobody sent, or None.
-
-    The template is given a system message of ours. If the rest then equals what it wrote without, what it wrote before
-    that rest was a system turn of its own.
-
-    Args:
-        template: The template.
-        messages: The conversation.
-        first_block: The prompt up to the end of the first message.
-    """
-    if messages[0].role == "system":
-        return None
-    probe = Message("system", f"{_OPEN}0{_CLOSE}")
-    alone = template.attempt([probe])
-    both = template.attempt([probe, messages[0]])
-    if alone is None or both is None or not both.startswith(alone) or probe.content not in alone:
-        return None
-    first = both[len(alone) :]
-    if not first or not first_block.endswith(first):
-        return None
-    injected = first_block.removesuffix(first)
-    before, after = alone.split(probe.content, 1)
-    header = _shared(before, injected)
-    footer = _shared(after[::-1], injected[header:][::-1])
-    return (header, len(injected) - footer, len(injected)) if footer else None
-
-
-def _assign(offsets: Sequence[tuple[int, int]], regions: Sequence[_Region]) -> list[int]:
-    """For each token, the region that it belongs to: the content that it touches, else the region of its start."""
-    assigned: list[int] = []
-    at = previous_end = 0
-    for start, end in offsets:
-        # Some tokenizers leave spaces out of a token's offsets; they belong to it all the same.
-        first = min(start, previous_end)
-        while at + 1 < len(regions) and regions[at].end <= first:
-            at += 1
-        if regions[at].section != "content" and at + 1 < len(regions):
-            following = regions[at + 1]
-            at += following.section == "content" and end > following.start
-        assigned.append(at)
-        previous_end = max(end, previous_end)
-    return assigned

@@ -23,7 +23,8 @@ from ray.serve.handle import DeploymentHandle
 
 from core.catalogue.catalogue import weights_location
 from core.catalogue.description import ModelDescription
-from core.chat import Message, write_chat
+from core.chat import write_chat
+from core.chat_template import Message
 from core.deadline import Deadline
 from core.errors import InvalidRequest, Overloaded, RayscopeError, Unavailable
 from core.exchange.directions import checked_steering

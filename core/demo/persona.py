@@ -21,7 +21,7 @@ import yaml
 from safetensors.numpy import save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from core.chat import Message
+from core.chat_template import Message
 from core.demo import corpus
 from core.demo.activations import recorded
 from core.demo.chats import PERSONAS, SYSTEM

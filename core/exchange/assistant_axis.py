@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from core.chat import Message
+from core.chat_template import Message
 from core.errors import InvalidRequest
 from core.exchange.served import ServedModel
 from core.generation.turns import TurnFormat

@@ -1,6 +1,6 @@
 """What the model reads for a request of the graph routes, and `/parse-chat-prompt`, which reads it back."""
 
-from core.chat import Message
+from core.chat_template import Message
 from core.exchange.served import ServedModel
 from core.graph.chat import TurnDelimiters, render_prompt
 from core.graph.prompt import bos_positions, prompt_tokens, without_bos

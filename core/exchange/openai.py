@@ -13,7 +13,8 @@ own; the i-th is drawn with `seed + i`, and with the same seed it is the same te
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from core.chat import Message, write_chat
+from core.chat import write_chat
+from core.chat_template import Message
 from core.errors import InvalidRequest
 from core.exchange.directions import checked_steering, vector_direction
 from core.exchange.openai_choice import Choice, Piece, joined

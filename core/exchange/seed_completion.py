@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
-from core.chat import Message, write_chat
+from core.chat import write_chat
+from core.chat_template import Message
 from core.exchange.served import ServedModel
 from core.exchange.steering import continuations_of
 from core.exchange.steering_chat import check_template

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from core.chat import Message, message_partition, write_chat
+from core.chat import message_partition, write_chat
+from core.chat_template import Message
 from core.errors import InvalidRequest
 from core.exchange.served import ServedModel
 from core.exchange.steering import continuations_of

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from core.chat import Message, render_chat
+from core.chat import render_chat
+from core.chat_template import Message
 from core.exchange.served import ServedModel
 from core.wire.tokens import (
     ApplyChatTemplateRequest,

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from core.chat import Message
+from core.chat_template import Message
 from core.prompts import PromptTokenizer
 
 ASSISTANT: Final = "assistant"

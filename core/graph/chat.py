@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from core.chat import Message
+from core.chat_template import Message
 from core.errors import InvalidRequest
 from core.graph.prompt import without_bos
 from core.prompts import PromptTokenizer, check_unicode

@@ -18,7 +18,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from core.chat import Message, message_partition
+from core.chat import message_partition
+from core.chat_template import Message
 from core.generation.turns import ASSISTANT_ROLES
 from core.persona.asset import PersonaAsset
 from core.persona.projection import project

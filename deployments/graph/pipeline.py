@@ -29,8 +29,9 @@ from core.graph.rules import check_name
 from core.graph.stages import AttributedGraph, Handed, PartialGraph, TracedGraph
 from core.job_state import JobState, Kept, Progress
 from core.jobs import JobBook, JobLimits
-from deployments.client import asked, retried, streamed
+from deployments.client import asked, streamed
 from deployments.graph.client import LOST
+from deployments.graph.publisher import destinations
 
 _LOST = (ActorDiedError, ActorUnavailableError, ReplicaUnavailableError, ObjectLostError)
 _ATTEMPTS = 3
@@ -77,6 +78,7 @@ class GraphPipeline:
         self._description = description
         self._args = args
         self._tracer, self._attributor, self._publisher = tracer, attributor, publisher
+        self._destinations = destinations(args.uploads)
         self._queue = GraphQueue(args.max_graphs, args.max_queued_graphs)
         most = args.max_graphs + args.max_queued_graphs
         self._jobs: JobBook[_Admitted] = JobBook(
@@ -104,7 +106,7 @@ class GraphPipeline:
     async def generate(self, question: GraphQuestion, deadline: Deadline) -> Published | Handed:
         """Makes a graph and waits for it."""
         made: Made | None = None
-        place = await self._place(question, deadline)
+        place = self._place(question)
         async with aclosing(self._make(question, deadline, place)) as news:
             async for one in news:
                 if isinstance(one, Made):
@@ -115,7 +117,7 @@ class GraphPipeline:
 
     async def submit(self, question: GraphQuestion) -> JobState:
         """Begins to make a graph."""
-        place = await self._place(question, Deadline.after(_QUICK_S))
+        place = self._place(question)
         try:
             job = self._jobs.submit(_Admitted(question, place))
         except BaseException:
@@ -153,7 +155,7 @@ class GraphPipeline:
         made = self._made(job_id)
         if made.effects is None:
             raise NotFound(f"The graph '{job_id[:100]}' is not finished.", "Ask again when its status is COMPLETED.")
-        await self._check(delivery)
+        self._destinations.check(delivery)
         question = dataclasses.replace(
             made.question,
             pruning=options,
@@ -178,16 +180,11 @@ class GraphPipeline:
             raise NotFound(f"There is nothing of the graph '{job_id[:100]}' yet.", "Ask for its status first.")
         return output.reference
 
-    async def _place(self, question: GraphQuestion, deadline: Deadline) -> Place:
+    def _place(self, question: GraphQuestion) -> Place:
         """Whoever gets a place can be sure that the graph may have its name and go where it is to go."""
         check_name("slug_identifier", question.slug)
-        self._queue.check()
-        async with deadline.limit():
-            await self._check(question.delivery)
+        self._destinations.check(question.delivery)
         return self._queue.reserve()
-
-    async def _check(self, delivery: Delivery) -> None:
-        await retried(lambda: asked(self._publisher.check.remote(delivery)))
 
     async def _background(self, admitted: _Admitted) -> AsyncGenerator[Progress | Kept]:
         deadline = Deadline.after(self._args.job_timeout_s)

@@ -5,12 +5,13 @@ from typing import Any
 
 import ray
 
-from cluster.graph_arguments import GraphAppArgs
+from cluster.graph_arguments import GraphAppArgs, UploadArgs
 from core.catalogue.catalogue import weights_location
 from core.catalogue.description import ModelDescription
 from core.deadline import Deadline
+from core.graph.destinations import Destinations
 from core.graph.publisher import GraphPublisher, GraphSource, Published
-from core.graph.requests import Delivery, GraphQuestion
+from core.graph.requests import GraphQuestion
 from core.graph.s3 import S3Limits, S3Store
 from core.graph.stages import Handed
 from core.graph.upload import Uploader, UploadLimits
@@ -25,22 +26,10 @@ class Publisher:
         tokenizer = await asyncio.to_thread(
             PromptTokenizer.load, weights_location(description.weights), description.revision
         )
-        uploads = args.uploads
-        self._policy = UrlPolicy(tuple(uploads.allowed_hosts), loopback=uploads.allow_loopback)
-        self._store = S3Store(tuple(uploads.allowed_buckets), S3Limits(total_s=uploads.timeout_s))
-        self._publisher = GraphPublisher(
-            _source(description, args),
-            tokenizer.str_tokens,
-            Uploader(CheckedTransport(self._policy), UploadLimits(total_s=uploads.timeout_s)),
-            self._store,
-        )
-
-    async def check(self, delivery: Delivery) -> None:
-        """Refuses a place that graphs may not go to, before anything is computed."""
-        if delivery.signed_url is not None:
-            self._policy.check(delivery.signed_url)
-        if delivery.destination is not None:
-            self._store.check(delivery.destination)
+        allowed = destinations(args.uploads)
+        limits = UploadLimits(total_s=args.uploads.timeout_s)
+        uploader = Uploader(CheckedTransport(allowed.urls), limits)
+        self._publisher = GraphPublisher(_source(description, args), tokenizer.str_tokens, uploader, allowed.store)
 
     async def publish(self, pruned: Handed, question: GraphQuestion, deadline: Deadline) -> Published | Handed:
         """Takes a graph where the question says; one that goes nowhere is left in the object store."""
@@ -52,6 +41,14 @@ class Publisher:
     async def __del__(self) -> None:
         """Closes connections."""
         await self._publisher.aclose()
+
+
+def destinations(args: UploadArgs) -> Destinations:
+    """Where graphs may go."""
+    return Destinations(
+        UrlPolicy(tuple(args.allowed_hosts), loopback=args.allow_loopback),
+        S3Store(tuple(args.allowed_buckets), S3Limits(total_s=args.timeout_s)),
+    )
 
 
 def _source(description: ModelDescription, args: GraphAppArgs) -> GraphSource:

@@ -6,7 +6,7 @@ import pickle
 import pytest
 from ray import serve
 
-from core.chat import Message
+from core.chat_template import Message
 from core.deadline import Deadline
 from core.demo.steering import language_of
 from core.errors import InvalidRequest, NotFound, Unavailable

@@ -5,7 +5,8 @@ import tiny_tokenizers as tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.chat import Message, RenderedChat, message_partition, render_chat
+from core.chat import RenderedChat, message_partition, render_chat
+from core.chat_template import Message
 from core.errors import InvalidRequest
 from core.prompts import PromptTokenizer
 

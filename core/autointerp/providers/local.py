@@ -14,7 +14,7 @@ from core.autointerp.language_model import Ask, Reply, Usage
 from core.autointerp.providers import failures
 from core.autointerp.providers.failures import AttemptFailed
 from core.autointerp.providers.pricing import text_tokens
-from core.chat import Message
+from core.chat_template import Message
 from core.errors import DeadlineExceeded, Overloaded, ProviderBusy, ProviderRejected, Unavailable
 
 

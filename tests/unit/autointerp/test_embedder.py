@@ -17,7 +17,10 @@ from core.device import DeviceExecutor
 from core.errors import DeadlineExceeded, InvalidRequest, NotFound, Overloaded, Unavailable
 
 pytestmark = pytest.mark.anyio
-SOON = Deadline.after(86_400)  # it begins when tests are collected
+
+
+def soon() -> Deadline:
+    return Deadline.after(600)
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ def embedder(model: Any, executor: DeviceExecutor, **settings: Any) -> BatchedEm
 async def held_up(letters: Letters, ours: BatchedEmbedder) -> asyncio.Task[Any]:
     """A call that is on the device and stays there."""
     letters.go.clear()
-    first = asyncio.create_task(ours.embed(["first"], "text", SOON))
+    first = asyncio.create_task(ours.embed(["first"], "text", soon()))
     assert await asyncio.to_thread(letters.started.wait, 30)
     return first
 
@@ -73,7 +76,7 @@ async def held_up(letters: Letters, ours: BatchedEmbedder) -> asyncio.Task[Any]:
 async def test_callers_that_wait_share_the_next_batch_and_get_their_own_vectors(letters, executor) -> None:
     ours = embedder(letters, executor)
     first = await held_up(letters, ours)
-    calls = [asyncio.create_task(ours.embed(["a" * n, "b"], "text", SOON)) for n in range(1, 6)]
+    calls = [asyncio.create_task(ours.embed(["a" * n, "b"], "text", soon())) for n in range(1, 6)]
     await asyncio.sleep(0)
     letters.go.set()
     vectors = await asyncio.gather(*calls)
@@ -89,8 +92,8 @@ async def test_callers_that_wait_share_the_next_batch_and_get_their_own_vectors(
 
 async def test_each_kind_has_its_prefix(letters, executor) -> None:
     ours = embedder(letters, executor, query_prefix="Query:", text_prefix="Say:")
-    await ours.embed(["a"], "query", SOON)
-    await ours.embed(["a"], "text", SOON)
+    await ours.embed(["a"], "query", soon())
+    await ours.embed(["a"], "text", soon())
     assert letters.batches == [["Query:a"], ["Say:a"]]
     await ours.aclose()
 
@@ -98,7 +101,7 @@ async def test_each_kind_has_its_prefix(letters, executor) -> None:
 async def test_a_text_that_fails_fails_its_own_caller_only(letters, executor) -> None:
     ours = embedder(letters, executor)
     first = await held_up(letters, ours)
-    good, bad = (asyncio.create_task(ours.embed([text], "text", SOON)) for text in ("a", "x"))
+    good, bad = (asyncio.create_task(ours.embed([text], "text", soon())) for text in ("a", "x"))
     await asyncio.sleep(0)
     letters.go.set()
     assert (await good).shape == (1, 3)
@@ -111,8 +114,8 @@ async def test_a_text_that_fails_fails_its_own_caller_only(letters, executor) ->
 async def test_what_a_caller_that_left_asked_is_never_computed(letters, executor) -> None:
     ours = embedder(letters, executor)
     first = await held_up(letters, ours)
-    left = asyncio.create_task(ours.embed(["b", "bb"], "text", SOON))
-    stays = asyncio.create_task(ours.embed(["a"], "text", SOON))
+    left = asyncio.create_task(ours.embed(["b", "bb"], "text", soon()))
+    stays = asyncio.create_task(ours.embed(["a"], "text", soon()))
     await asyncio.sleep(0)
     left.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -125,9 +128,9 @@ async def test_what_a_caller_that_left_asked_is_never_computed(letters, executor
 
 async def test_a_long_text_is_embedded_and_a_long_queue_refuses(letters, executor) -> None:
     ours = embedder(letters, executor, limits=BatchLimits(budget_tokens=10, max_entries=4, max_queued_tokens=25))
-    assert (await ours.embed(["a" * 1000], "text", SOON)).shape == (1, 3)
+    assert (await ours.embed(["a" * 1000], "text", soon())).shape == (1, 3)
     with pytest.raises(Overloaded):
-        await ours.embed(["a" * 1000] * 5, "text", SOON)
+        await ours.embed(["a" * 1000] * 5, "text", soon())
     await ours.aclose()
 
 
@@ -137,14 +140,14 @@ async def test_a_deadline_that_passed_and_a_closed_embedder_answer_with_their_na
         await ours.embed(["a"], "text", Deadline.after(-1))
     await ours.aclose()
     with pytest.raises(Unavailable):
-        await ours.embed(["a"], "text", SOON)
+        await ours.embed(["a"], "text", soon())
 
 
 @pytest.mark.parametrize("texts", [[], ["a", ""]])
 async def test_nothing_to_embed_is_refused(letters, executor, texts: list[str]) -> None:
     ours = embedder(letters, executor)
     with pytest.raises(InvalidRequest, match="nothing to embed"):
-        await ours.embed(texts, "text", SOON)
+        await ours.embed(texts, "text", soon())
     await ours.aclose()
 
 
@@ -158,12 +161,12 @@ async def test_a_model_from_a_folder_puts_what_means_the_same_together(executor,
         "Interest rates rose by two percent.",
         "cat " * 2000,
     ]
-    together = await ours.embed(texts, "text", SOON)
+    together = await ours.embed(texts, "text", soon())
     assert together.shape == (4, 384)
     assert np.linalg.norm(together, axis=1) == pytest.approx(np.ones(4), abs=1e-5)
     assert together[0] @ together[1] > 0.5
     assert together[0] @ together[2] < 0.2
-    alone = await ours.embed(texts[:1], "query", SOON)
+    alone = await ours.embed(texts[:1], "query", soon())
     assert alone[0] == pytest.approx(together[0], abs=1e-5)  # padding changes nothing
     await ours.aclose()
 

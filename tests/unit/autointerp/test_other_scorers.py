@@ -26,7 +26,9 @@ from core.errors import InvalidRequest, Unauthorized
 
 from .scripted import ScriptedModel, cats_and_stones, in_turn, shown_examples
 
-SOON = Deadline.after(86_400)  # it begins when tests are collected
+
+def soon() -> Deadline:
+    return Deadline.after(600)
 
 
 class Bag:
@@ -47,7 +49,7 @@ class Bag:
 @pytest.mark.parametrize(("explanation", "value"), [("cats", 1.0), ("stones", 0.0)])
 def test_an_explanation_near_the_features_texts_scores_high(explanation: str, value: float) -> None:
     bag = Bag()
-    score = asyncio.run(EmbeddingScorer(bag, EmbeddingParameters(), SOON).score(cats_and_stones(6, 4), explanation))
+    score = asyncio.run(EmbeddingScorer(bag, EmbeddingParameters(), soon()).score(cats_and_stones(6, 4), explanation))
     assert (score.value, score.metric, score.status, len(score.rows)) == (value, "auc", "ok", 10)
     assert score.by_quantile == {1: value, 2: value, 3: value}
     assert [(kind, len(texts)) for kind, texts in bag.asked] == [("query", 1), ("text", 10)]
@@ -59,7 +61,7 @@ def test_an_explanation_near_the_features_texts_scores_high(explanation: str, va
 
 def test_a_feature_whose_texts_are_alike_scores_high_without_an_explanation() -> None:
     record = cats_and_stones(8, 6)
-    scorer = ExampleEmbeddingScorer(Bag(), ExampleEmbeddingParameters(rounds=12), SOON)
+    scorer = ExampleEmbeddingScorer(Bag(), ExampleEmbeddingParameters(rounds=12), soon())
     assert asyncio.run(scorer.score(record)).value == 1.0
     mixed = tuple(
         replace(one, activations=(0.0, 1.0, 0.0, 0.0, 0.0)) if i % 2 else one for i, one in enumerate(record.silent)
@@ -72,7 +74,7 @@ def test_a_feature_whose_texts_are_alike_scores_high_without_an_explanation() ->
 
 def test_every_text_is_embedded_once() -> None:
     bag = Bag()
-    scorer = ExampleEmbeddingScorer(bag, ExampleEmbeddingParameters(), SOON)
+    scorer = ExampleEmbeddingScorer(bag, ExampleEmbeddingParameters(), soon())
     first = asyncio.run(scorer.score(cats_and_stones(8, 6)))
     ((kind, texts),) = bag.asked
     assert kind == "text"
@@ -81,7 +83,9 @@ def test_every_text_is_embedded_once() -> None:
 
 
 def test_a_silent_text_that_is_held_out_is_never_among_those_compared_with() -> None:
-    score = asyncio.run(ExampleEmbeddingScorer(Bag(), ExampleEmbeddingParameters(), SOON).score(cats_and_stones(8, 6)))
+    score = asyncio.run(
+        ExampleEmbeddingScorer(Bag(), ExampleEmbeddingParameters(), soon()).score(cats_and_stones(8, 6))
+    )
     held_out = {
         row.text.replace("<<", "").replace(">>", "")
         for row in score.rows
@@ -94,7 +98,7 @@ def test_a_silent_text_that_is_held_out_is_never_among_those_compared_with() -> 
 @pytest.mark.parametrize("record", [cats_and_stones(1, 5), cats_and_stones(5, 1)])
 def test_holding_out_needs_two_of_each_kind(record: FeatureRecord) -> None:
     with pytest.raises(InvalidRequest, match="two of each"):
-        asyncio.run(ExampleEmbeddingScorer(Bag(), ExampleEmbeddingParameters(), SOON).score(record))
+        asyncio.run(ExampleEmbeddingScorer(Bag(), ExampleEmbeddingParameters(), soon()).score(record))
 
 
 def intruder(model: ScriptedModel, **parameters: object) -> IntruderScorer:

@@ -22,7 +22,9 @@ from core.errors import InvalidRequest, NotFound, Unavailable
 from .scripted import ScriptedModel, cats_and_stones, judging, shown_examples
 from .test_other_scorers import Bag, pointing, simulating, stone
 
-SOON = Deadline.after(86_400)  # it begins when tests are collected
+
+def soon() -> Deadline:
+    return Deadline.after(600)
 
 
 def knows_cats(question: Ask) -> str:
@@ -40,14 +42,14 @@ def knows_cats(question: Ask) -> str:
 
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_every_explainer_explains(name: str) -> None:
-    means = Means(SOON, ScriptedModel(knows_cats))
+    means = Means(soon(), ScriptedModel(knows_cats))
     found = asyncio.run(explainer_type(name).build({}, means).explain(cats_and_stones()))
     assert (found.text, found.status) == ("cats", "ok")
 
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_every_scorer_finds_a_right_explanation_right(name: str) -> None:
-    means = Means(SOON, ScriptedModel(knows_cats), Bag())
+    means = Means(soon(), ScriptedModel(knows_cats), Bag())
     score = asyncio.run(scorer_type(name).build({}, means).score(cats_and_stones(), "cats"))
     assert score.status == "ok"
     assert score.value is not None
@@ -57,7 +59,7 @@ def test_every_scorer_finds_a_right_explanation_right(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, one in SCORERS.items() if "explanation" in one.needs])
 def test_every_scorer_of_explanations_finds_a_wrong_one_wrong(name: str) -> None:
-    means = Means(SOON, ScriptedModel(knows_cats), Bag())
+    means = Means(soon(), ScriptedModel(knows_cats), Bag())
     score = asyncio.run(scorer_type(name).build({}, means).score(cats_and_stones(), "stones"))
     assert score.status == "ok"
     assert score.value is not None
@@ -101,14 +103,14 @@ def test_a_type_that_is_not_there_is_refused_with_those_that_are() -> None:
 )
 def test_a_wrong_parameter_is_named(parameters: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
-        scorer_type("fuzz").build(parameters, Means(SOON, ScriptedModel(knows_cats)))
+        scorer_type("fuzz").build(parameters, Means(soon(), ScriptedModel(knows_cats)))
 
 
 def test_what_is_needed_and_not_at_hand_is_named_before_anything_is_asked() -> None:
     with pytest.raises(Unavailable, match="language model"):
-        explainer_type("default").build({}, Means(SOON))
+        explainer_type("default").build({}, Means(soon()))
     with pytest.raises(Unavailable, match="embedding"):
-        scorer_type("embedding").build({}, Means(SOON, ScriptedModel(knows_cats)))
+        scorer_type("embedding").build({}, Means(soon(), ScriptedModel(knows_cats)))
 
 
 @pytest.mark.parametrize("parameters", [{"explainer": "best-of-k"}, {"scorer": "intruder"}, {"k": 1}])
@@ -116,4 +118,4 @@ def test_the_best_of_several_can_not_be_chosen_by_itself_or_by_what_reads_no_exp
     parameters: dict[str, object],
 ) -> None:
     with pytest.raises(InvalidRequest):
-        explainer_type("best-of-k").build(parameters, Means(SOON, ScriptedModel(knows_cats)))
+        explainer_type("best-of-k").build(parameters, Means(soon(), ScriptedModel(knows_cats)))

@@ -8,7 +8,7 @@ import torch
 
 from core.catalogue.catalogue import find_model
 from core.catalogue.description import Limits, ModelDescription
-from core.chat import Message
+from core.chat_template import Message
 from core.demo import ARTEFACTS, DEMO_MODEL_ID
 from core.demo.chats import REPLIES, SMALL_TALK, SYSTEM
 from core.engine.model import EagerModel

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from core.chat import Message
+from core.chat_template import Message
 from core.generation.turns import TurnFormat, eos_ids, without_reasoning
 from core.prompts import PromptTokenizer
 from tests.unit import tiny_tokenizers

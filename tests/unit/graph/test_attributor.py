@@ -32,7 +32,12 @@ from .plain_sets import PlainSet, random_set
 
 IDS = (7, 3, 22, 60, 1, 44, 9, 13, 5)
 TARGETS = (5, 17, 40)
-LATER = Deadline.after(86_400)  # it begins when tests are collected
+
+
+def later() -> Deadline:
+    return Deadline.after(600)
+
+
 LIMITS = SchedulerLimits(block_rows=8, step_rows=16)
 
 
@@ -53,7 +58,7 @@ def _traced(wanted: int | None) -> Traced:
         settings = TracerSettings("replay", 1000, LIMITS)
         tracer = GraphTracer(eager_model("llama", torch.float32), transcoders(), str, device, settings)
         options = AttributionOptions(max_feature_nodes=wanted, targets=TARGETS)
-        made = await tracer.trace(GraphPrompt(IDS, 1), options, LATER)
+        made = await tracer.trace(GraphPrompt(IDS, 1), options, later())
         await tracer.aclose()
         await device.aclose()
         assert isinstance(made, Traced)
@@ -111,7 +116,7 @@ def links(pruned: PrunedGraph) -> dict[tuple[Any, ...], float]:
 async def test_rows_are_those_that_gradients_give() -> None:
     async with attributor() as made:
         run = range(len(traced().prompt.features))
-        effects = await made.assemble(traced(), [(run, await made.rows(traced(), run, 48, LATER))])
+        effects = await made.assemble(traced(), [(run, await made.rows(traced(), run, 48, later()))])
     assert torch.equal(effects.features.index, truth().features.index)
     scale = truth().weights.abs().max().item()
     torch.testing.assert_close(effects.weights, truth().weights, rtol=0, atol=1e-5 * scale)
@@ -122,11 +127,11 @@ async def test_rows_are_those_that_gradients_give() -> None:
 async def test_shards_of_several_attributors_are_one_graph() -> None:
     features = traced().prompt.features
     async with attributor() as one, attributor() as other:
-        alone = await one.rows(traced(), range(len(features)), 48, LATER)
+        alone = await one.rows(traced(), range(len(features)), 48, later())
         whole = await one.assemble(traced(), [(range(len(features)), alone)])
         runs = shards(features, 3)
         assert len(runs) == 3
-        parts = [(run, await (one, other)[at % 2].rows(traced(), run, 48, LATER)) for at, run in enumerate(runs)]
+        parts = [(run, await (one, other)[at % 2].rows(traced(), run, 48, later())) for at, run in enumerate(runs)]
         sharded = await other.assemble(traced(), parts[::-1])
         torch.testing.assert_close(sharded.weights, whole.weights, rtol=0, atol=1e-5)
         with pytest.raises(RayscopeError, match="missing"):
@@ -138,7 +143,7 @@ async def test_a_growing_graph_shows_what_is_known_and_nothing_else() -> None:
     features = traced().prompt.features
     runs = shards(features, 4, 8)
     async with attributor() as made:
-        parts = [(run, await made.rows(traced(), run, 8, LATER)) for run in runs]
+        parts = [(run, await made.rows(traced(), run, 8, later())) for run in runs]
         whole = await made.assemble(traced(), parts)
         everything = links(prune(whole, 1.0, 1.0))
         growing = await made.begin(traced())
@@ -152,7 +157,7 @@ async def test_a_growing_graph_shows_what_is_known_and_nothing_else() -> None:
             seen = links(prune(growing.assembly.effects, 1.0, 1.0))
             assert seen.items() <= everything.items()
             assert not unknown & {end for ends in seen for end in ends}
-            await made.grow(growing, run, 8, LATER)
+            await made.grow(growing, run, 8, later())
             missing -= set(run)
         assert torch.equal(growing.assembly.whole().weights, whole.weights)
 
@@ -162,7 +167,7 @@ async def test_rows_that_are_done_are_reported() -> None:
     said: list[Progress] = []
     run = range(5, 31)
     async with attributor() as made:
-        rows = await made.rows(traced(), run, 4, LATER, said.append)
+        rows = await made.rows(traced(), run, 4, later(), said.append)
     done = [one.done for one in said]
     assert done == [*range(0, 26, 4), 26]
     assert {one.total for one in said} == {26}
@@ -173,9 +178,9 @@ async def test_rows_that_are_done_are_reported() -> None:
 async def test_a_graph_of_one_feature_is_a_graph_and_so_is_no_row() -> None:
     async with attributor() as made:
         small = traced(1)
-        effects = await made.assemble(small, [(range(1), await made.rows(small, range(1), 48, LATER))])
+        effects = await made.assemble(small, [(range(1), await made.rows(small, range(1), 48, later()))])
         assert effects.weights.shape == (1 + len(TARGETS), 1 + (N_LAYERS + 1) * len(IDS))
-        assert (await made.rows(small, range(0), 48, LATER)).shape[0] == 0
+        assert (await made.rows(small, range(0), 48, later())).shape[0] == 0
 
 
 @running
@@ -188,7 +193,7 @@ async def test_memory_is_promised_while_rows_are_computed_and_free_when_their_re
             begun.set()
 
         run = range(len(traced().prompt.features))
-        reading = asyncio.create_task(made.rows(traced(), run, 1, LATER, report))
+        reading = asyncio.create_task(made.rows(traced(), run, 1, later(), report))
         await begun.wait()
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
@@ -201,7 +206,7 @@ async def test_memory_is_promised_while_rows_are_computed_and_free_when_their_re
 async def test_what_can_not_be_computed_is_refused() -> None:
     async with attributor(SchedulerLimits(budget_bytes=100)) as made:
         with pytest.raises(TooLarge):
-            await made.rows(traced(), range(10), 48, LATER)
+            await made.rows(traced(), range(10), 48, later())
     with pytest.raises(Unavailable):
         made.check()
     async with attributor() as made:

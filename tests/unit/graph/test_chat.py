@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.chat import Message
+from core.chat_template import Message
 from core.errors import InvalidRequest
 from core.graph.chat import TurnDelimiters, render_prompt
 from core.graph.prompt import without_bos

@@ -22,7 +22,11 @@ from core.outbound_urls import CheckedTransport, UrlPolicy
 from tests.unit.graph.storage import Storage, answers, hangs
 from tests.unit.graph.test_document import example
 
-LATER = Deadline.after(86_400)  # it begins when tests are collected
+
+def later() -> Deadline:
+    return Deadline.after(600)
+
+
 SOURCE = GraphSource("gemma-2-2b", "gemma", ("https://example.com/gemma",), "gemmascope-transcoder-16k")
 QUESTION = GraphQuestion(
     prompt=GraphPrompt((2, 5, 9), 1),
@@ -74,7 +78,7 @@ def question(**wishes: Any) -> GraphQuestion:
 async def published(graph: PrunedGraph, asked: GraphQuestion, bucket: Any = None) -> Published:
     made = publisher(bucket)
     try:
-        return await asyncio.wait_for(made.publish(graph, asked, LATER), 60)
+        return await asyncio.wait_for(made.publish(graph, asked, later()), 60)
     finally:
         await made.aclose()
 

@@ -27,7 +27,12 @@ from core.graph.transcoders.opening import open_transcoders
 from core.prompts import PromptTokenizer
 
 FOLDER = str(ARTEFACTS / "model")
-LATER = Deadline.after(86_400)  # it begins when tests are collected
+
+
+def later() -> Deadline:
+    return Deadline.after(600)
+
+
 ONCE, OFTEN = 1000, 1  # batches between two rankings
 LIMITS = SchedulerLimits(block_rows=32, step_rows=64, budget_bytes=2**30)
 
@@ -70,7 +75,7 @@ async def attributed(traced: Traced) -> Effects:
     weights = LinearWeights.of_checkpoint(FOLDER, device="cpu", dtype=torch.float32).with_skips(transcoders)
     attributor = GraphAttributor(weights, transcoders.shape, device, LIMITS)
     run = range(len(traced.prompt.features))
-    effects = await attributor.assemble(traced, [(run, await attributor.rows(traced, run, 48, LATER))])
+    effects = await attributor.assemble(traced, [(run, await attributor.rows(traced, run, 48, later()))])
     await attributor.aclose()
     await device.aclose()
     return effects
@@ -79,7 +84,7 @@ async def attributed(traced: Traced) -> Effects:
 def graph(engine: EngineName, interval: int, options: AttributionOptions, text: str = "1 2 ") -> Effects:
     async def run() -> Effects:
         async with tracer(engine, interval) as made:
-            traced = await made.trace(prompt(text), options, LATER)
+            traced = await made.trace(prompt(text), options, later())
             if isinstance(traced, Effects):
                 return traced
             assert (engine, interval) != ("autograd", ONCE)
@@ -121,7 +126,7 @@ def test_features_that_are_ranked_again_are_chosen_by_what_is_known_by_then() ->
 def test_a_prompt_that_was_traced_survives_the_journey_bit_for_bit() -> None:
     async def run() -> None:
         async with tracer() as made:
-            traced = await made.trace(prompt("The capital of France is"), AttributionOptions(), LATER)
+            traced = await made.trace(prompt("The capital of France is"), AttributionOptions(), later())
             assert isinstance(traced, Traced)
             there, here = await attributed(pickle.loads(pickle.dumps(traced))), await attributed(traced)
             assert torch.equal(there.weights, here.weights)
@@ -140,7 +145,7 @@ def test_a_graph_that_is_made_here_reports_its_rows() -> None:
     async def run() -> list[Progress]:
         said: list[Progress] = []
         async with tracer("autograd") as made:
-            await made.trace(prompt("1 2 "), AttributionOptions(max_feature_nodes=100), LATER, said.append)
+            await made.trace(prompt("1 2 "), AttributionOptions(max_feature_nodes=100), later(), said.append)
         return said
 
     said = asyncio.run(asyncio.wait_for(run(), 120))
@@ -156,8 +161,8 @@ def test_several_prompts_at_once_are_traced_as_if_each_was_alone() -> None:
     async def run() -> None:
         async with tracer() as made:
             options = AttributionOptions(max_feature_nodes=50)
-            alone = [await made.trace(prompt(text), options, LATER) for text in texts]
-            together = await asyncio.gather(*(made.trace(prompt(text), options, LATER) for text in texts))
+            alone = [await made.trace(prompt(text), options, later()) for text in texts]
+            together = await asyncio.gather(*(made.trace(prompt(text), options, later()) for text in texts))
             for one, other in zip(alone, together, strict=True):
                 assert isinstance(one, Traced)
                 assert isinstance(other, Traced)
@@ -171,13 +176,13 @@ def test_what_can_not_be_traced_is_refused() -> None:
     async def run() -> None:
         async with tracer() as made:
             with pytest.raises(InvalidRequest):
-                await made.trace(prompt("1"), AttributionOptions(targets=(10**6,)), LATER)
+                await made.trace(prompt("1"), AttributionOptions(targets=(10**6,)), later())
             with pytest.raises(DeadlineExceeded):
                 await made.trace(prompt("1"), AttributionOptions(), Deadline(0.0))
             made.check()
         async with tracer(limits=SchedulerLimits(budget_bytes=1000)) as made:
             with pytest.raises(TooLarge):
-                await made.trace(prompt("1 2 "), AttributionOptions(), LATER)
+                await made.trace(prompt("1 2 "), AttributionOptions(), later())
 
     asyncio.run(asyncio.wait_for(run(), 120))
 
@@ -188,7 +193,7 @@ def test_forward_passes_are_answered_by_the_same_model() -> None:
 
     async def run() -> tuple[int, ...]:
         async with tracer() as made:
-            return (await made.forward_pass(ForwardPassQuestion(ids, 4, 1.0), LATER)).token_ids
+            return (await made.forward_pass(ForwardPassQuestion(ids, 4, 1.0), later())).token_ids
 
     with torch.no_grad():
         logits: torch.Tensor = model.module(input_ids=torch.tensor([ids])).logits[0, -1]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from core.chat import Message, message_partition
+from core.chat import message_partition
+from core.chat_template import Message
 from core.demo import ARTEFACTS
 from core.persona.asset import PersonaAsset
 from core.persona.monitor import conversation, rendered, turns, watch
