@@ -19,7 +19,7 @@ ORACLE_BACKEND ?= $(if $(UV_FIND_LINKS),,--torch-backend cpu)
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install serve test oracle test-oracle lint format lock demo gpu-check bench-activations bench-steering \
-  bench-graphs clean
+  bench-graphs bench-autointerp clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -84,6 +84,9 @@ bench-steering: install ## Measure steering against vLLM alone and against gener
 
 bench-graphs: install oracle ## Measure attribution graphs against circuit-tracer
 	@RAYSCOPE_CIRCUIT_TRACER_PYTHON=$(CURDIR)/$(ORACLE)/bin/python $(BIN)/python -m benchmarks.graphs
+
+bench-autointerp: install ## Measure explaining, scoring and caching against delphi
+	@$(BIN)/python -m benchmarks.autointerp
 
 clean: ## Remove the virtual environment and caches
 	@rm -rf $(VENV) $(ORACLE) .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -5,7 +5,8 @@
 
 A caller who names a URL makes our process speak from inside our network. So a name is never enough: it is resolved, all
 its addresses are checked, and the connection is made to an address that was checked. A name that resolves anew between
-check and connection (DNS rebinding) gains nothing by it, and each retry is checked again. `httpx.URL` both reads the
+check and connection (DNS rebinding) gains nothing by it, and each request is checked again, also one that goes over a
+connection that is there already. `httpx.URL` both reads the
 URL that is checked and writes the request, so that no two parsers can disagree about the host.
 
 Queries of URLs are credentials (presigned uploads), so they are shown nowhere: `redacted` is for logs, errors, replies.
@@ -25,6 +26,7 @@ from typing import Any, Final, TypeAlias
 
 import httpx
 
+from core.connections import KeptConnections
 from core.errors import UrlRefused
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -109,6 +111,8 @@ class UrlPolicy:
 class CheckedTransport(httpx.AsyncBaseTransport):
     """Sends requests to URLs that a policy admits, each over a connection to an address that was checked for it.
 
+    Connections are kept for the next request to the same name, and used if the name still has their address.
+
     For `httpx.AsyncClient(transport=...)`, or used by itself where no log may show the URL: the client logs it whole.
 
     Args:
@@ -122,9 +126,7 @@ class CheckedTransport(httpx.AsyncBaseTransport):
     ) -> None:
         self._policy = policy
         self._resolve = resolve
-        # Connections are told apart by address here, so one that is kept could serve another name at that address.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._inner = httpx.AsyncHTTPTransport(verify=ssl_context or True, limits=limits)
+        self._connections = KeptConnections(ssl_context or httpx.create_ssl_context())
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Sends a request; its `Host` header and the name in the server's certificate stay those of the URL.
@@ -137,18 +139,14 @@ class CheckedTransport(httpx.AsyncBaseTransport):
             addresses = await self._policy.addresses(request.url, self._resolve)
         except OSError:
             raise httpx.ConnectError("the host could not be resolved") from None
-        extensions: dict[str, Any] = {**request.extensions, "sni_hostname": request.url.raw_host.decode()}
-        *others, last = addresses
-        for address in others:
-            try:
-                return await self._inner.handle_async_request(_pinned(request, address, extensions))
-            except (httpx.ConnectError, httpx.ConnectTimeout):
-                continue  # nothing of the body has been sent
-        return await self._inner.handle_async_request(_pinned(request, last, extensions))
+        host = request.url.raw_host.decode()
+        extensions: dict[str, Any] = {**request.extensions, "sni_hostname": host}
+        pinned = [_pinned(request, address, extensions) for address in addresses]
+        return await self._connections.send((request.url.scheme, host, _port(request.url)), pinned)
 
     async def aclose(self) -> None:
         """Closes its connections."""
-        await self._inner.aclose()
+        await self._connections.aclose()
 
 
 async def resolve_host(host: str, port: int) -> Sequence[str]:

@@ -3,7 +3,7 @@
     name or alias, parameters -> checked against the type's model -> built with the means at hand -> Explainer, Scorer
 
 What is listed here works. A type says what it needs besides examples, so that a request that cannot be met is refused
-before anything is asked.
+before anything is asked. What only some parameters need (`log_probabilities`) they say themselves.
 
 Aliases are names that people know these by: delphi's classes of today and of its early versions, and Neuronpedia's
 types.
@@ -33,9 +33,12 @@ from core.autointerp.scorers.embedding import (
     ExampleEmbeddingParameters,
     ExampleEmbeddingScorer,
 )
+from core.autointerp.scorers.intervention import InterventionParameters, InterventionScorer
 from core.autointerp.scorers.intruder import IntruderParameters, IntruderScorer
+from core.autointerp.scorers.recall_alt import RecallAltParameters, RecallAltScorer
 from core.autointerp.scorers.scorer import Scorer
 from core.autointerp.scorers.simulation import SimulationParameters, SimulationScorer
+from core.autointerp.scorers.surprisal import SurprisalParameters, SurprisalScorer
 from core.autointerp.types import Made, Means, Need, Type
 from core.errors import InvalidRequest, NotFound
 
@@ -97,6 +100,8 @@ _LOGITS: Final[frozenset[Need]] = frozenset({"language_model", "top_logits"})
 _CONTRAST: Final[frozenset[Need]] = frozenset({"language_model", "silent_examples"})
 _EXPLAINED: Final[frozenset[Need]] = frozenset({"language_model", "explanation"})
 _JUDGE: Final[frozenset[Need]] = frozenset({"language_model", "silent_examples", "explanation"})
+_READER: Final[frozenset[Need]] = frozenset({"language_model", "logprobs", "silent_examples", "explanation"})
+_STEERING: Final[frozenset[Need]] = frozenset({"language_model", "subject", "silent_examples", "explanation"})
 _NEAR: Final[frozenset[Need]] = frozenset({"embeddings", "silent_examples", "explanation"})
 _NEAR_EACH_OTHER: Final[frozenset[Need]] = frozenset({"embeddings", "silent_examples"})
 
@@ -230,6 +235,32 @@ SCORERS: Final[Mapping[str, Type[Scorer]]] = {
             "call_per_example",
             lambda parameters, means: SimulationScorer(means.language_model, parameters),
         ),
+        Type(
+            "surprisal",
+            "Does the explanation make the feature's texts easier to foresee, and others not?",
+            SurprisalParameters,
+            _READER,
+            "calls_per_example",
+            lambda parameters, means: SurprisalScorer(means.language_model, parameters),
+        ),
+        Type(
+            "intervention",
+            "Can a language model tell from the explanation what the model writes when the feature is pushed?",
+            InterventionParameters,
+            _STEERING,
+            "call_per_example",
+            lambda parameters, means: InterventionScorer(
+                means.language_model, means.steerable, parameters, means.deadline
+            ),
+        ),
+        Type(
+            "recall-alt",
+            "Does a language model say of each text by itself, with a reason, whether the explanation fits?",
+            RecallAltParameters,
+            _EXPLAINED,
+            "call_per_example",
+            lambda parameters, means: RecallAltScorer(means.language_model, parameters),
+        ),
     )
 }
 """By name."""
@@ -257,4 +288,7 @@ SCORER_ALIASES: Final[Mapping[str, str]] = {
     "IntruderScorer": "intruder",
     "OpenAISimulator": "simulation",
     "simulator": "simulation",
+    "SurprisalScorer": "surprisal",
+    "SurprisalInterventionScorer": "intervention",
+    "recall_alt": "recall-alt",
 }

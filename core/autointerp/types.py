@@ -13,11 +13,12 @@ from core.autointerp.embedder import Embedder
 from core.autointerp.explainers.explainer import Explainer
 from core.autointerp.language_model import LanguageModel
 from core.autointerp.scorers.scorer import Scorer
+from core.autointerp.subject import Subject
 from core.deadline import Deadline
 from core.errors import InvalidRequest, Unavailable
 
-Need = Literal["language_model", "embeddings", "top_logits", "silent_examples", "explanation"]
-Cost = Literal["embeddings", "one_call", "several_calls", "call_per_batch", "call_per_example"]
+Need = Literal["language_model", "logprobs", "embeddings", "subject", "top_logits", "silent_examples", "explanation"]
+Cost = Literal["embeddings", "one_call", "several_calls", "call_per_batch", "call_per_example", "calls_per_example"]
 Made = TypeVar("Made", Explainer, Scorer)
 
 
@@ -29,11 +30,13 @@ class Means:
         deadline: When the result is no longer wanted; the language model has its own.
         model: Answers, if there is one.
         embedder: Embeds, if there is one.
+        subject: The model that has the features, if there is one to steer.
     """
 
     deadline: Deadline
     model: LanguageModel | None = None
     embedder: Embedder | None = None
+    subject: Subject | None = None
 
     @property
     def language_model(self) -> LanguageModel:
@@ -57,6 +60,19 @@ class Means:
             raise Unavailable("no embedding model is served here", "Deploy one, or use a scorer that asks a model.")
         return self.embedder
 
+    @property
+    def steerable(self) -> Subject:
+        """The model that has the features.
+
+        Raises:
+            Unavailable: There is none.
+        """
+        if self.subject is None:
+            raise Unavailable(
+                "no model that could be steered is at hand", "Serve the feature's model, or use another scorer."
+            )
+        return self.subject
+
 
 @dataclass(frozen=True, slots=True)
 class Type(Generic[Made]):
@@ -66,8 +82,9 @@ class Type(Generic[Made]):
         name: Its name.
         summary: What it does, in a sentence.
         parameters: The model of its parameters; all have defaults.
-        needs: What it cannot do without: means (`language_model`, `embeddings`), what a record need not have
-            (`top_logits`, `silent_examples`), or an `explanation`, which a scorer of features does not read.
+        needs: What it cannot do without: means (`language_model`, one that has `logprobs` of prompts, `embeddings`,
+            a `subject` to steer), what a record need not have (`top_logits`, `silent_examples`), or an `explanation`,
+            which a scorer of features does not read.
         cost: What a feature costs by it.
         make: Makes it from parameters of that model.
     """

@@ -19,11 +19,11 @@ from pydantic import Field
 from core.autointerp.examples import Example, FeatureRecord
 from core.autointerp.explainers.explainer import (
     AskingParameters,
-    ask_for_explanation,
+    ask_about_examples,
     read_marked_answer,
     train_examples,
 )
-from core.autointerp.language_model import LanguageModel
+from core.autointerp.language_model import ChatMessage, LanguageModel
 from core.autointerp.marking import mark
 from core.autointerp.prompts import PromptStyle, contrasting, explaining, naming_words
 from core.autointerp.results import Explanation
@@ -83,13 +83,15 @@ class DefaultExplainer:
 
     async def explain(self, record: FeatureRecord) -> Explanation:
         """What the marked tokens of the train examples have in common."""
-        parameters = self.parameters
-        numbered = parameters.prompt_style == "neuronpedia"
-        lines = _lines(train_examples(record), _strongest(record), parameters, numbered=numbered)
-        messages = explaining(
-            lines, parameters.prompt_style, activations=parameters.show_activations, reasoning=self.reasoning
-        )
-        return await ask_for_explanation(self.model, messages, parameters, read_marked_answer)
+        parameters, train = self.parameters, train_examples(record)
+        strongest = _strongest(record)
+        style, shown = parameters.prompt_style, parameters.show_activations
+
+        def messages_of(examples: Sequence[Example]) -> list[ChatMessage]:
+            lines = _lines(examples, strongest, parameters, numbered=style == "neuronpedia")
+            return explaining(lines, style, activations=shown, reasoning=self.reasoning)
+
+        return await ask_about_examples(self.model, train, messages_of, parameters, read_marked_answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +113,16 @@ class ContrastiveExplainer:
                 "a contrastive explanation needs an example where the feature is silent",
                 "Give one, or use the default explainer.",
             )
-        active = train_examples(record)[: parameters.max_examples]
-        silent = record.silent[: parameters.max_silent]
-        lines = ["ACTIVATING EXAMPLES:", *_lines(active, _strongest(record), parameters, single_line=True)]
-        lines += ["\nNON-ACTIVATING EXAMPLES:"]
-        lines += [f"Example {i}:  {_on_one_line(example.text)}" for i, example in enumerate(silent, 1)]
-        return await ask_for_explanation(
-            self.model, contrasting(lines, parameters.prompt_style), parameters, read_marked_answer
-        )
+        active, strongest = train_examples(record)[: parameters.max_examples], _strongest(record)
+        silent = enumerate(record.silent[: parameters.max_silent], 1)
+        others = [f"Example {i}:  {_on_one_line(example.text)}" for i, example in silent]
+
+        def messages_of(examples: Sequence[Example]) -> list[ChatMessage]:
+            lines = _lines(examples, strongest, parameters, single_line=True)
+            shown = ["ACTIVATING EXAMPLES:", *lines, "\nNON-ACTIVATING EXAMPLES:", *others]
+            return contrasting(shown, parameters.prompt_style)
+
+        return await ask_about_examples(self.model, active, messages_of, parameters, read_marked_answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +134,13 @@ class SingleTokenExplainer:
 
     async def explain(self, record: FeatureRecord) -> Explanation:
         """The pattern behind the words at which the feature is strongest."""
-        words = [strongest_token(example) for example in train_examples(record)]
-        messages = naming_words(words, self.parameters.prompt_style)
-        return await ask_for_explanation(self.model, messages, self.parameters, read_marked_answer)
+
+        def messages_of(examples: Sequence[Example]) -> list[ChatMessage]:
+            return naming_words([strongest_token(example) for example in examples], self.parameters.prompt_style)
+
+        return await ask_about_examples(
+            self.model, train_examples(record), messages_of, self.parameters, read_marked_answer
+        )
 
 
 def strongest_token(example: Example) -> str:

@@ -4,7 +4,8 @@ An explainer builds messages from a feature's examples and reads one explanation
 is asked for once more, at a temperature that gives another answer; after that the explanation is `parse_failed`. There
 is no text that stands for a failure, because it would be scored like any other.
 
-Errors of the language model pass through: they are about the provider, not about the feature.
+A prompt that is too long for the model is asked once more with the stronger half of its examples. Other errors of the
+language model pass through: they are about the provider, not about the feature.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from core.autointerp.examples import Example, FeatureRecord
 from core.autointerp.language_model import Ask, ChatMessage, LanguageModel
 from core.autointerp.prompts import prompt_hash
 from core.autointerp.results import Explanation
-from core.errors import InvalidRequest
+from core.errors import InvalidRequest, PromptTooLong
 
 _SECOND_TEMPERATURE: Final = 0.7
 _ANSWER: Final = "[EXPLANATION]:"
@@ -48,6 +49,33 @@ class AskingParameters(BaseModel):
     seed: int | None = Field(default=None, description="Sent to the provider, which may make answers repeatable by it.")
 
 
+async def ask_about_examples(
+    model: LanguageModel,
+    examples: Sequence[Example],
+    messages_of: Callable[[Sequence[Example]], Sequence[ChatMessage]],
+    parameters: AskingParameters,
+    read: Callable[[str], str | None],
+) -> Explanation:
+    """Asks about examples; about the stronger half of them if all are too long for the model.
+
+    Args:
+        model: Answers.
+        examples: At least one.
+        messages_of: The question about some of them, given in the same order.
+        parameters: How to ask.
+        read: As for `ask_for_explanation`.
+
+    Raises:
+        PromptTooLong: The half is too long, too, or there is only one.
+    """
+    try:
+        return await ask_for_explanation(model, messages_of(examples), parameters, read)
+    except PromptTooLong:
+        if len(examples) == 1:
+            raise
+    return await ask_for_explanation(model, messages_of(stronger_half(examples)), parameters, read)
+
+
 async def ask_for_explanation(
     model: LanguageModel,
     messages: Sequence[ChatMessage],
@@ -76,6 +104,12 @@ async def ask_for_explanation(
 def read_marked_answer(text: str) -> str | None:
     """What follows the first `[EXPLANATION]:`, as delphi reads it; None if nothing does."""
     return text.partition(_ANSWER)[2].strip() or None
+
+
+def stronger_half(examples: Sequence[Example]) -> list[Example]:
+    """The half of the examples where the feature is strongest, at least one, in the order given."""
+    ranked = sorted(range(len(examples)), key=lambda at: -examples[at].maximum)
+    return [examples[at] for at in sorted(ranked[: (len(examples) + 1) // 2])]
 
 
 def train_examples(record: FeatureRecord) -> tuple[Example, ...]:

@@ -15,7 +15,7 @@ from typing import Final
 from pydantic import Field
 
 from core.autointerp.examples import Example, FeatureRecord
-from core.autointerp.explainers.explainer import AskingParameters, ask_for_explanation, train_examples
+from core.autointerp.explainers.explainer import AskingParameters, ask_about_examples, train_examples
 from core.autointerp.language_model import ChatMessage, LanguageModel
 from core.autointerp.results import Explanation
 from core.errors import InvalidRequest
@@ -84,13 +84,18 @@ class MaxActivationExplainer:
                 "Give them, or use np-max-act.",
             )
         examples = sorted(train_examples(record), key=lambda example: -example.maximum)[: parameters.max_examples]
-        lists = _Lists(
-            tokens=tuple(example.tokens[_peak(example)].strip() for example in examples),
-            following=tuple(following for example in examples if (following := _following(example))),
-            texts=tuple(_around(example, parameters.reach) for example in examples),
-            logits=tuple(token.strip() for token in record.top_logits[: parameters.max_logits]),
-        )
-        return await ask_for_explanation(self.model, self._messages(lists), parameters, read_label)
+        logits = tuple(token.strip() for token in record.top_logits[: parameters.max_logits])
+
+        def messages_of(examples: Sequence[Example]) -> list[ChatMessage]:
+            lists = _Lists(
+                tokens=tuple(example.tokens[_peak(example)].strip() for example in examples),
+                following=tuple(following for example in examples if (following := _following(example))),
+                texts=tuple(_around(example, parameters.reach) for example in examples),
+                logits=logits,
+            )
+            return self._messages(lists)
+
+        return await ask_about_examples(self.model, examples, messages_of, parameters, read_label)
 
     def _messages(self, lists: _Lists) -> list[ChatMessage]:
         methods = [_BY_TOKEN, _BY_NEXT, _BY_THEME, _BY_LOGITS] if self.with_logits else [_BY_TOKEN, _BY_THEME]

@@ -7,14 +7,17 @@ The place is part of it, since whoever runs a server can call its model anything
 Only replies are kept. An error never is, so a bad key, an empty account or a refusal costs another call and not a
 lasting gap. `force` asks anew and keeps the new answer.
 
+A question that is being asked is not asked again: whoever comes meanwhile waits for the same answer (`Flights`).
+
 Here are the protocol, the cache in memory, and `CachedModel` around any language model; `cache_file` has the file.
 """
 
+import asyncio
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final, Protocol
 
 from core.autointerp.language_model import Ask, LanguageModel, Reply, Usage
@@ -66,6 +69,56 @@ class MemoryReplies:
             self._replies.popitem(last=False)
 
 
+@dataclass(slots=True, eq=False)
+class _Flight:
+    task: asyncio.Future[Reply]
+    waiting: int = 0
+
+
+class Flights:
+    """Questions that are being asked, so that nobody asks one of them again. Lives on one event loop.
+
+    A question is asked on behalf of whoever came first, and goes on as long as anybody waits for it. If it fails, that
+    may be about the first: a budget, a deadline, a key. So the failure is the first's alone, and each of the others
+    asks for itself.
+    """
+
+    def __init__(self) -> None:
+        self._flights: dict[str, _Flight] = {}
+
+    async def ask(self, key: str, ask: Callable[[], Awaitable[Reply]]) -> Reply:
+        """The answer to the question under a key; `usage.cached` is 1 if somebody else asked.
+
+        Args:
+            key: Its provenance.
+            ask: Asks it.
+
+        Raises:
+            RayscopeError: What `ask` raises.
+        """
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(asyncio.ensure_future(ask()))
+            return await self._wait(key, flight)
+        try:
+            reply = await self._wait(key, flight)
+        except Exception:
+            return await ask()
+        return replace(reply, usage=Usage(cached=1))
+
+    async def _wait(self, key: str, flight: _Flight) -> Reply:
+        flight.waiting += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiting -= 1
+            if flight.task.done() or not flight.waiting:
+                if self._flights.get(key) is flight:  # nobody joins what ends
+                    del self._flights[key]
+                flight.task.cancel()
+                await asyncio.gather(flight.task, return_exceptions=True)
+
+
 @dataclass(frozen=True, slots=True)
 class CachedModel:
     """A language model whose answers are kept.
@@ -74,13 +127,15 @@ class CachedModel:
         model: Is asked what nobody asked before.
         cache: Keeps.
         place: Where the model is: its endpoint's `place`.
-        force: Whether to ask anew.
+        force: Whether to ask anew, whatever was asked or is being asked.
+        flights: What is being asked: shared by all that share the cache.
     """
 
     model: LanguageModel
     cache: ReplyCache
     place: str
     force: bool = False
+    flights: Flights = field(default_factory=Flights, repr=False)
 
     @property
     def name(self) -> str:
@@ -94,13 +149,18 @@ class CachedModel:
             RayscopeError: As the model; nothing is kept then.
         """
         key = cache_key(self.name, self.place, question)
-        kept = None if self.force else await self.cache.get(key)
+        if self.force:
+            return await self._ask(key, question)
+        kept = await self.cache.get(key)
         if kept is not None:
             return replace(kept, usage=Usage(cached=1))
-        reply = await self.model.ask(question)
-        await self.cache.put(key, reply)
-        return reply
+        return await self.flights.ask(key, lambda: self._ask(key, question))
 
     async def ask_all(self, questions: Sequence[Ask]) -> list[Reply]:
         """Answers, in order; see `ask_each`."""
         return await ask_each(self.ask, questions)
+
+    async def _ask(self, key: str, question: Ask) -> Reply:
+        reply = await self.model.ask(question)
+        await self.cache.put(key, reply)
+        return reply

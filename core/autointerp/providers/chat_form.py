@@ -10,7 +10,8 @@ dialect that leaves it out or writes it otherwise:
 
 What a caller can not do without is never left out: log-probabilities that are wanted and not given are an error.
 
-`prompt_logprobs` is vLLM's: per token of the prompt an object by token id, the prompt's own token first.
+`prompt_logprobs` is vLLM's: per token of the prompt an object by token id, the prompt's own token first. A prompt that
+is a plain text has a form of its own (`completion_form`).
 """
 
 import math
@@ -38,12 +39,14 @@ class Dialect:
         schema: Whether replies can follow a JSON schema.
         temperature: Whether the temperature can be set.
         seed: Whether a seed can be.
+        plain_text: Whether prompts can be plain texts.
     """
 
     completion_limit: bool = False
     schema: bool = True
     temperature: bool = True
     seed: bool = True
+    plain_text: bool = True
 
     @classmethod
     def of(cls, model: str) -> "Dialect":
@@ -91,9 +94,9 @@ def read_reply(model: str, question: Ask, body: Any) -> Reply:
         AttemptFailed: The body is none, or one without an answer.
     """
     try:
-        usage = _usage(question, body)
         choice = body["choices"][0]
         message = choice["message"]
+        usage = read_usage(question, body, message.get("content") or "")
         text, refusal, reason = message.get("content"), message.get("refusal"), choice.get("finish_reason")
         named = body.get("model")
         tokens = _tokens((choice.get("logprobs") or {}).get("content") or ())
@@ -113,10 +116,15 @@ def read_reply(model: str, question: Ask, body: Any) -> Reply:
     return Reply(text, usage, named if isinstance(named, str) else model, tokens, prompt)
 
 
-def _usage(question: Ask, body: Any) -> Usage:
-    """What the provider counted; what it did not, estimated, so that no budget counts zero."""
+def read_usage(question: Ask, body: Any, content: str) -> Usage:
+    """What the provider counted; what it did not, estimated, so that no budget counts zero.
+
+    Args:
+        question: What was asked.
+        body: The answer's body.
+        content: The text of the answer.
+    """
     counted = body.get("usage") or {}
-    content = body["choices"][0]["message"].get("content") or ""
     read, written, cost = counted.get("prompt_tokens"), counted.get("completion_tokens"), counted.get("cost")
     return Usage(
         read if isinstance(read, int) and read >= 0 else prompt_tokens(question),

@@ -1,8 +1,11 @@
 """Endpoint: one model at one place, asked once. What retries, limits and budgets are wrapped around."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from core.autointerp.language_model import Ask, Reply
+
+OPENROUTER: Final = "https://openrouter.ai/api/v1"
+"""Where a model outside is, unless somebody says otherwise."""
 
 
 class Endpoint(Protocol):

@@ -11,11 +11,14 @@ Money is counted in whole nano-dollars: sums of fractions would drift, and budge
 `Ledger` is what clients see, and asynchronous since it may live in another process; `MemoryLedger` is the plain value.
 What was settled goes to its `journal` in the order it was, and `restore` counts a journal again, each charge once.
 Reservations are not written down: after a crash nobody makes those calls, and those who make them anew reserve anew.
+Only a call that was under way at the crash is settled with a ledger that has not reserved for it, and counts all the
+same, since a provider was paid.
 
 Deliberately not here: estimating (`pricing`), and whose key a call is made with.
 """
 
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +31,7 @@ from core.clock import SYSTEM_CLOCK, Clock
 from core.errors import BudgetReached, InvalidRequest
 
 _NANO: Final = Decimal(10**9)
+_REMEMBERED: Final = 100_000  # charges by id, so that one that is sent again is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,7 @@ class MemoryLedger:
         self._clock = clock
         self._sums: dict[str, _Sums] = {}
         self._open: dict[str, Reservation] = {}
+        self._charged: OrderedDict[str, None] = OrderedDict()
         self._lock = Lock()
 
     async def reserve(self, accounts: Sequence[Account], tokens: int, usd: float | None) -> Reservation:
@@ -173,7 +178,8 @@ class MemoryLedger:
     async def settle(self, reservation: Reservation, usage: Usage | None) -> bool:
         """See `Ledger`."""
         with self._lock:
-            if reservation.id not in self._open:
+            is_open = reservation.id in self._open
+            if not is_open and (usage is None or reservation.id in self._charged):
                 return False
             if usage is not None:
                 charge = Charge(
@@ -185,10 +191,11 @@ class MemoryLedger:
                 if self._journal is not None:
                     self._journal.record(charge)
                 self._add(charge)
-            del self._open[reservation.id]
-            for entry in reservation.entries:
-                self._sums[entry].reserved_tokens -= reservation.tokens
-                self._sums[entry].reserved_nano_usd -= reservation.nano_usd
+            if is_open:
+                del self._open[reservation.id]
+                for entry in reservation.entries:
+                    self._sums[entry].reserved_tokens -= reservation.tokens
+                    self._sums[entry].reserved_nano_usd -= reservation.nano_usd
         return True
 
     def restore(self, charges: Iterable[Charge]) -> None:
@@ -204,6 +211,9 @@ class MemoryLedger:
             return Balance(sums.tokens, _usd(sums.nano_usd), sums.reserved_tokens, _usd(sums.reserved_nano_usd))
 
     def _add(self, charge: Charge) -> None:
+        self._charged[charge.id] = None
+        if len(self._charged) > _REMEMBERED:
+            self._charged.popitem(last=False)
         for entry in charge.entries:
             sums = self._sums.setdefault(entry, _Sums())
             sums.tokens += charge.tokens

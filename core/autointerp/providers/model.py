@@ -28,9 +28,9 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from core.autointerp.language_model import Ask, Reply, Usage
 from core.autointerp.providers.endpoint import Endpoint
 from core.autointerp.providers.failures import AttemptFailed
+from core.autointerp.providers.gate import Gate, Turn
 from core.autointerp.providers.ledger import Account, Ledger
 from core.autointerp.providers.pricing import Price, prompt_tokens
-from core.autointerp.providers.rate import Passage, RateGate
 from core.clock import SYSTEM_CLOCK, Clock
 from core.deadline import Deadline
 from core.errors import RayscopeError
@@ -95,7 +95,7 @@ class ProviderModel:
     """
 
     endpoint: Endpoint
-    gate: RateGate
+    gate: Gate
     errand: Errand = Errand()
     ledger: Ledger | None = None
     price: Price | None = None
@@ -153,7 +153,7 @@ class ProviderModel:
             return replace(reply, usage=usage)
 
     @asynccontextmanager
-    async def _paid(self, question: Ask, passage: Passage) -> AsyncGenerator[Callable[[Usage], None]]:
+    async def _paid(self, question: Ask, passage: Turn) -> AsyncGenerator[Callable[[Usage], None]]:
         """Sets aside what the body can cost, and settles what it says that it did."""
         costs: list[Usage] = []
         if self.ledger is None:

@@ -2,12 +2,17 @@
 
     endpoint = OpenAIEndpoint(client, "https://openrouter.ai/api/v1", "openai/gpt-4o-mini", ProviderKey("sk-..."))
 
-The client of a process is `open_client(policy)`; all endpoints share it. It calls only what the policy admits, follows
-no redirect, uses no proxy and keeps no cookies. The key is in one header of one request and nowhere else: errors have
-the provider's words without it, and nothing here logs.
+    chat completions   every question; with `prompt_logprobs`, as vLLM has it, where those of a conversation are wanted
+    completions        with `echo`, a single message whose own log-probabilities are wanted; by chat completions if the
+                       provider has no such form
+
+The client of a process is `open_client(policy)`; all endpoints share it, and calls one after the other share
+connections. It calls only what the policy admits, follows no redirect, uses no proxy and keeps no cookies. The key is
+in one header of one request and nowhere else: errors have the provider's words without it, and nothing here logs.
 """
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
@@ -15,12 +20,12 @@ from typing import Any, Final
 import httpx
 import orjson
 
-from core.autointerp.language_model import Ask, Reply
-from core.autointerp.providers import failures
-from core.autointerp.providers.chat_form import Dialect, read_reply
+from core.autointerp.language_model import Ask, Reply, Usage
+from core.autointerp.providers import chat_form, completion_form, failures
+from core.autointerp.providers.chat_form import Dialect
 from core.autointerp.providers.failures import AttemptFailed, Said
 from core.autointerp.providers.keys import ProviderKey
-from core.errors import InvalidRequest, UrlRefused
+from core.errors import InvalidRequest, ModelNotFound, ProviderRejected, UrlRefused
 from core.outbound_urls import CheckedTransport, UrlPolicy
 
 _OK: Final = 200
@@ -89,29 +94,45 @@ class OpenAIEndpoint:
         scope = asyncio.timeout(timeout_s)
         try:
             async with scope:
-                while True:
-                    dialect = self._dialect
-                    body = dialect.body(self._model, question)
-                    try:
-                        return await self._send(question, body)
-                    except AttemptFailed as failed:
-                        fewer = None if failed.may_pass else dialect.without(failed.said, body)
-                        if fewer is None:
-                            raise
-                        self._dialect = fewer
+                if self._dialect.plain_text and completion_form.is_plain_text(question):
+                    return await self._complete(question)
+                return await self._chat(question)
         except (TimeoutError, httpx.TimeoutException):
             raise failures.timed_out(self._model, timeout_s if scope.expired() else _CONNECT_S) from None
         except httpx.RequestError as error:
             raise failures.broken(self._model, f"the connection broke ({type(error).__name__})") from None
 
-    async def _send(self, question: Ask, body: dict[str, Any]) -> Reply:
+    async def _complete(self, question: Ask) -> Reply:
+        try:
+            answer = await self._post("completions", completion_form.body(self._model, question))
+            return completion_form.read_reply(self._model, question, answer)
+        except AttemptFailed as failed:
+            if not isinstance(failed.error, ModelNotFound | ProviderRejected):
+                raise
+            spent = failed.usage or Usage()
+        reply = await self._chat(question)
+        self._dialect = replace(self._dialect, plain_text=False)
+        return replace(reply, usage=reply.usage + spent)
+
+    async def _chat(self, question: Ask) -> Reply:
+        while True:
+            dialect = self._dialect
+            body = dialect.body(self._model, question)
+            try:
+                return chat_form.read_reply(self._model, question, await self._post("chat/completions", body))
+            except AttemptFailed as failed:
+                fewer = None if failed.may_pass else dialect.without(failed.said, body)
+                if fewer is None:
+                    raise
+                self._dialect = fewer
+
+    async def _post(self, route: str, body: dict[str, Any]) -> Any:
         headers = {"Content-Type": "application/json", **self._key.header}
         try:
             content = orjson.dumps(body)
         except orjson.JSONEncodeError:
             raise InvalidRequest("The prompt has characters that are no Unicode text.", "Leave them out.") from None
-        url = f"{self._place}/chat/completions"
-        async with self._client.stream("POST", url, content=content, headers=headers) as response:
+        async with self._client.stream("POST", f"{self._place}/{route}", content=content, headers=headers) as response:
             raw = await self._read(response)
         wait_s = failures.seconds_to_wait(response.headers.get("Retry-After"), datetime.now(UTC))
         try:
@@ -123,7 +144,7 @@ class OpenAIEndpoint:
         if response.status_code != _OK:
             raise failures.of_status(self._model, response.status_code, self._said(answer), wait_s)
         self._check_inside(answer, wait_s)
-        return read_reply(self._model, question, answer)
+        return answer
 
     async def _read(self, response: httpx.Response) -> bytes:
         parts: list[bytes] = []

@@ -30,7 +30,15 @@ from core.autointerp.metrics import judge
 from core.autointerp.prompts import detecting, fuzzing
 from core.autointerp.results import Score
 from core.autointerp.scorers.rows import Judgement
-from core.autointerp.scorers.scorer import JudgingParameters, cost, explained, required, seed_of, stream_of
+from core.autointerp.scorers.scorer import (
+    JudgingParameters,
+    cost,
+    explained,
+    figures_by_name,
+    required,
+    seed_of,
+    stream_of,
+)
 
 Kind = Literal["detection", "fuzz", "fuzz-active"]
 
@@ -137,15 +145,6 @@ class ClassificationScorer:
             seed=seed,
             max_failure_rate=self.parameters.max_failure_rate,
         )
-        named = {
-            "balanced_accuracy": figures.balanced_accuracy,
-            "f1": figures.confusion.f1,
-            "precision": figures.confusion.precision,
-            "recall": figures.confusion.recall,
-            "specificity": figures.confusion.specificity,
-            "auc": figures.auc,
-            "failure_rate": figures.failure_rate,
-        }
         return Score(
             value=figures.balanced_accuracy,
             metric="balanced_accuracy",
@@ -154,7 +153,7 @@ class ClassificationScorer:
             usage=cost(replies),
             reason=figures.reason,
             interval=figures.balanced_accuracy_interval,
-            metrics={name: value for name, value in named.items() if value is not None},
+            metrics=figures_by_name(figures),
             by_quantile={part.quantile: part.recall for part in figures.by_quantile},
         )
 

@@ -129,7 +129,8 @@ class Simulated:
 
     Attributes:
         example: What was simulated.
-        expected: The expected activation of each of its tokens, 0 to 10; None if the answer could not be read.
+        expected: The expected activation of each of its tokens, 0 to 10 (0 to 9 out of log-probabilities); None if
+            the answer could not be read.
     """
 
     example: Example
@@ -146,4 +147,59 @@ class Simulated:
         return self.expected is None
 
 
-Row = Judgement | Similarity | SideChosen | IntruderFound | Simulated
+@dataclass(frozen=True, slots=True)
+class Surprise:
+    """How well a text is foreseen with and without the explanation (surprisal).
+
+    Attributes:
+        example: The text.
+        truth: Whether the feature fires in it.
+        plain_nats: Mean loss of its tokens behind words that explain nothing; None if they were not found.
+        told_nats: Mean loss behind the explanation; likewise.
+    """
+
+    example: Example
+    truth: bool
+    plain_nats: float | None
+    told_nats: float | None
+
+    @property
+    def quantile(self) -> int | None:
+        """Which part of the feature's range the example comes from, if known."""
+        return self.example.quantile
+
+    @property
+    def decrease(self) -> float | None:
+        """By how much the explanation lowers the loss, in nats per token."""
+        return None if self.plain_nats is None or self.told_nats is None else self.plain_nats - self.told_nats
+
+    @property
+    def failed(self) -> bool:
+        """Whether the text's tokens were not found in a prompt."""
+        return self.decrease is None
+
+
+@dataclass(frozen=True, slots=True)
+class SteeredTold:
+    """Two continuations of a prompt, and whether the one with the feature pushed was told (intervention).
+
+    Attributes:
+        prompt: What was continued.
+        plain: By the model as it is.
+        pushed: By the model with the feature pushed.
+        correct: Whether the judge named the pushed one; None if its answer could not be read, or nobody was asked
+            because the two are the same.
+    """
+
+    prompt: str
+    plain: str
+    pushed: str
+    correct: bool | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no answer."""
+        return self.correct is None
+
+
+Row = Judgement | Similarity | SideChosen | IntruderFound | Simulated | Surprise | SteeredTold

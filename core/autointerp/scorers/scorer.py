@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from core.autointerp.examples import Example, FeatureRecord
 from core.autointerp.language_model import Reply, Usage
-from core.autointerp.metrics import MAX_FAILURE_RATE
+from core.autointerp.metrics import MAX_FAILURE_RATE, ScoreMetrics
 from core.autointerp.prompts import PromptStyle
 from core.autointerp.results import Score
 from core.autointerp.seeds import derive_seed
@@ -53,12 +53,9 @@ class SeededParameters(BaseModel):
     )
 
 
-class JudgingParameters(SeededParameters):
-    """How a language model is asked to judge."""
+class AnsweringParameters(SeededParameters):
+    """How a language model is asked."""
 
-    prompt_style: PromptStyle = Field(
-        default="delphi", description="Whose words: delphi's of today or those of the peer's server."
-    )
     temperature: float | None = Field(
         default=0.0, ge=0, le=2, description="Randomness of the answers; null leaves it to the provider."
     )
@@ -68,6 +65,14 @@ class JudgingParameters(SeededParameters):
         ge=0,
         le=1,
         description="Largest share of rows whose answer could not be read that still gives a score.",
+    )
+
+
+class JudgingParameters(AnsweringParameters):
+    """How a language model is asked to judge in words that are not ours."""
+
+    prompt_style: PromptStyle = Field(
+        default="delphi", description="Whose words: delphi's of today or those of the peer's server."
     )
 
 
@@ -86,6 +91,20 @@ def seed_of(record: FeatureRecord, scorer: str, seed: int | None) -> int:
 def cost(replies: Sequence[Reply]) -> Usage:
     """What replies cost together."""
     return sum((reply.usage for reply in replies), Usage())
+
+
+def figures_by_name(figures: ScoreMetrics) -> dict[str, float]:
+    """All figures of yes-or-no answers that there are."""
+    named = {
+        "balanced_accuracy": figures.balanced_accuracy,
+        "f1": figures.confusion.f1,
+        "precision": figures.confusion.precision,
+        "recall": figures.confusion.recall,
+        "specificity": figures.confusion.specificity,
+        "auc": figures.auc,
+        "failure_rate": figures.failure_rate,
+    }
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def required(examples: Sequence[Example], kind: Literal["active", "silent"], scorer: str) -> None:

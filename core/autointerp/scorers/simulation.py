@@ -4,7 +4,8 @@ The score is Pearson's correlation of all tokens' expected and true activations,
 included (Bills et al., 2023, "Language models can explain neurons in language models"). The answer is JSON; one that is
 none, or has another number of activations, or one outside 0 to 10, fails its row. delphi takes all of these for zeros.
 
-Not here: the variant that reads expectations from log-probabilities of the prompt, which few providers give.
+With `log_probabilities` nothing is written: expectations are read from log-probabilities of the prompt (`expected`),
+which is finer and cheaper where a provider has them.
 """
 
 import json
@@ -16,10 +17,11 @@ from typing import Any, Final
 import numpy as np
 from pydantic import Field
 
-from core.autointerp.examples import FeatureRecord
-from core.autointerp.language_model import Ask, LanguageModel
+from core.autointerp.examples import Example, FeatureRecord
+from core.autointerp.language_model import Ask, LanguageModel, Reply
 from core.autointerp.prompts import simulating
 from core.autointerp.results import Score
+from core.autointerp.scorers.expected import read_expected, simulating_by_chance
 from core.autointerp.scorers.rows import Simulated
 from core.autointerp.scorers.scorer import JudgingParameters, cost, explained, required, validity
 
@@ -30,6 +32,10 @@ class SimulationParameters(JudgingParameters):
     """Parameters of `simulation`."""
 
     max_tokens: int = Field(default=3000, ge=1, le=100_000, description="Tokens of each answer at most.")
+    log_probabilities: bool = Field(
+        default=False,
+        description="Whether to read expectations from log-probabilities of the prompt, which few providers have.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +50,9 @@ class SimulationScorer:
         explanation, parameters = explained(explanation), self.parameters
         required(record.test, "active", "simulation")
         examples = (*record.test, *record.silent)
-        questions = [
-            Ask(
-                tuple(simulating(explanation, example.tokens)),
-                parameters.max_tokens,
-                parameters.temperature,
-                parameters.seed,
-            )
-            for example in examples
-        ]
-        replies = await self.model.ask_all(questions)
+        replies = await self.model.ask_all([self._ask(explanation, example) for example in examples])
         rows = tuple(
-            Simulated(example, read_activations(reply.text, len(example.tokens)))
+            Simulated(example, self._read(reply, explanation, example))
             for example, reply in zip(examples, replies, strict=True)
         )
         failed = sum(row.failed for row in rows)
@@ -73,6 +70,18 @@ class SimulationScorer:
             metrics={"failure_rate": failed / len(rows)},
             by_quantile=_by_quantile(rows),
         )
+
+    def _ask(self, explanation: str, example: Example) -> Ask:
+        parameters = self.parameters
+        if parameters.log_probabilities:
+            return simulating_by_chance(explanation, example.tokens)
+        messages = tuple(simulating(explanation, example.tokens))
+        return Ask(messages, parameters.max_tokens, parameters.temperature, parameters.seed)
+
+    def _read(self, reply: Reply, explanation: str, example: Example) -> tuple[float, ...] | None:
+        if self.parameters.log_probabilities:
+            return read_expected(reply, explanation, example.tokens)
+        return read_activations(reply.text, len(example.tokens))
 
 
 def read_activations(text: str, count: int) -> tuple[float, ...] | None:
