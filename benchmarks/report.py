@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import graph_report, steering_report
+from benchmarks import autointerp_report, graph_report, steering_report
 from benchmarks.markdown import table
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +49,7 @@ def place_all(readme: str) -> str:
         (RESULTS, BEGIN, tables),
         (steering_report.RESULTS, steering_report.BEGIN, steering_report.tables),
         (graph_report.RESULTS, graph_report.BEGIN, graph_report.tables),
+        (autointerp_report.RESULTS, autointerp_report.BEGIN, autointerp_report.tables),
     ):
         if results.exists():
             readme = place(readme, make(json.loads(results.read_text())), marker)

@@ -1,9 +1,8 @@
 """The `rayscope` command."""
 
-import json
 import os
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 import yaml
@@ -11,8 +10,10 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from cluster.autointerp_cli import autointerp
 from cluster.config import SingleModel, check, config_of, read_config
 from cluster.launch import launch
+from cluster.terminal import CONSOLE, refuse, say, words
 from core.catalogue.catalogue import catalogue_rows
 from core.errors import RayscopeError
 from core.persona.convert import convert
@@ -22,29 +23,11 @@ persona = typer.Typer(help="Directions that the persona monitor reads.", no_args
 app.add_typer(persona, name="persona")
 graph = typer.Typer(help="Documents of attribution graphs.", no_args_is_help=True)
 app.add_typer(graph, name="graph")
-_CONSOLE = Console(stderr=True)
+app.add_typer(autointerp, name="autointerp")
 _PICKLE_WARNING = (
     "SOURCE holds pickles, and reading a pickle can run whatever its author put into it. This reader builds plain data "
     "only and refuses every name it does not know; still, convert nothing from a place that you do not trust."
 )
-
-
-def _list(values: list[str] | None) -> list[str]:
-    """Lists as flags and environment variables write them: repeated, separated by spaces, or as a JSON list."""
-    joined = " ".join(values or [])  # an environment variable arrives split at its spaces
-    try:
-        parsed = json.loads(joined)
-    except ValueError:
-        return joined.split()
-    return [str(value) for value in parsed] if isinstance(parsed, list) else joined.split()
-
-
-def _refuse(error: RayscopeError | ValidationError) -> NoReturn:
-    """Says what is wrong and ends the command."""
-    _CONSOLE.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-    if isinstance(error, RayscopeError) and error.hint:
-        _CONSOLE.print(error.hint, markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(1) from None
 
 
 @app.command()
@@ -137,9 +120,9 @@ def serve(
                 SingleModel(
                     model_id=model_id,
                     override_model_id=override_model_id,
-                    sae_sets=_list(sae_sets),
-                    include_sae=_list(include_sae),
-                    exclude_sae=_list(exclude_sae),
+                    sae_sets=words(sae_sets),
+                    include_sae=words(include_sae),
+                    exclude_sae=words(exclude_sae),
                     model_dtype=model_dtype,
                     sae_dtype=sae_dtype,
                     device=device,
@@ -165,9 +148,9 @@ def serve(
             return
         if secret:
             os.environ["SECRET"] = secret
-        raise typer.Exit(launch(document, _CONSOLE))
+        raise typer.Exit(launch(document, CONSOLE))
     except (RayscopeError, ValidationError) as error:
-        _refuse(error)
+        refuse(error)
 
 
 @app.command()
@@ -189,16 +172,16 @@ def convert_persona(
     yes: Annotated[bool, typer.Option("--yes", help="Go on in spite of the warning.")] = False,
 ) -> None:
     """Turn a published persona asset (pickles) into safetensors and a manifest. Uses no network."""
-    _CONSOLE.print(_PICKLE_WARNING, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    say(_PICKLE_WARNING, style="yellow")
     if not yes:
-        _CONSOLE.print("Nothing was read. Go on with --yes.", markup=False, highlight=False, soft_wrap=True)
+        say("Nothing was read. Go on with --yes.")
         raise typer.Exit(1)
     try:
         for line in convert(source, dest, title or ()):
-            _CONSOLE.print(f"Left out: {line}", markup=False, highlight=False, soft_wrap=True)
+            say(f"Left out: {line}")
     except RayscopeError as error:
-        _refuse(error)
-    _CONSOLE.print(f"Written: {dest}", markup=False, highlight=False, soft_wrap=True)
+        refuse(error)
+    say(f"Written: {dest}")
 
 
 @graph.command("render")
@@ -218,7 +201,7 @@ def render_graph(
     try:
         content = read_document(document.read_bytes())
     except RayscopeError as error:
-        _refuse(error)
+        refuse(error)
     if png is not None:
         png.write_bytes(picture(content, "png", nodes, links))
     if svg is not None:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.arguments import GatewayArgs, ModelAppArgs
+from cluster.autointerp_arguments import AutointerpArgs
 from cluster.graph_arguments import GraphAppArgs
 from core.errors import InvalidRequest
 
@@ -18,6 +19,7 @@ _BUILDERS: dict[str, type[BaseModel]] = {
     "deployments.app:build_gateway": GatewayArgs,
     "deployments.app:build_model_app": ModelAppArgs,
     "deployments.graph.app:build_graph_app": GraphAppArgs,
+    "deployments.autointerp.app:build_autointerp_app": AutointerpArgs,
 }
 _REQUEST_TIMEOUT_S = 310
 

@@ -14,7 +14,11 @@ class StageArgs(StrictArguments):
 
     num_gpus: float = Field(0.0, ge=0, le=1, description="Share of a GPU that each replica reserves and may fill.")
     num_cpus: float = Field(0.25, ge=0, description="CPUs that each replica reserves for scheduling.")
-    threads: int | None = Field(None, ge=1, description="Threads of one replica on a CPU. Default: all cores.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="Threads of one replica on a CPU. Default: all cores. Products too small to share take one.",
+    )
     min_replicas: int = Field(1, ge=1, description="Replicas kept when idle.")
     max_replicas: int = Field(1, ge=1, description="Replicas at most.")
     max_ongoing_requests: int = Field(16, ge=1, description="Requests in progress per replica at most.")

@@ -4,7 +4,7 @@ An error crosses process borders: a Runner raises it, Ray pickles it, the Gatewa
 pickle by their positional arguments, so every class here takes `(message, hint, ...)` by position and nothing else.
 
     client's mistake     InvalidRequest 400 · UrlRefused 400 · Unauthorized 401 · Forbidden 403 · NotFound 404 ·
-                         TooLarge 413
+                         Conflict 409 · TooLarge 413
     the cluster is busy  Overloaded 429 · DeadlineExceeded 504 · Unavailable 503
     somebody else's      UploadFailed 502 · ProviderFailed 502 · ProviderTimedOut 504 · ProviderBusy 429 ·
                          ProviderAuth 400 · ProviderCredits 402 · ProviderRejected 400 · ModelNotFound 404 ·
@@ -72,6 +72,13 @@ class NotFound(RayscopeError):
 
     status = 404
     code = "not_found"
+
+
+class Conflict(RayscopeError):
+    """The request is well formed, and contradicts what was asked for before."""
+
+    status = 409
+    code = "conflict"
 
 
 class TooLarge(RayscopeError):

@@ -3,7 +3,7 @@
 A text is active if its values add up to more than nothing, as the peer decides it. What the peer would score silently
 or fail on with a 500 (tokens without values, no text at all, nothing to mark) is refused here, in words.
 
-A key of the cluster's own goes to no address that a caller named.
+A key of the cluster's own goes to no address but the one that it was configured for.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from pydantic import SecretStr
 
+from core.autointerp.description import AutointerpDescription
 from core.autointerp.examples import Example, FeatureRecord
 from core.autointerp.language_model import Usage
 from core.autointerp.metrics import auc, peer_score
@@ -22,6 +23,7 @@ from core.wire.autointerp import (
     ExplainDefaultRequest,
     ExplainDefaultResponse,
     NPActivation,
+    ProviderChoice,
     ScoreEmbeddingBreakdownItem,
     ScoreEmbeddingRequest,
     ScoreEmbeddingResponse,
@@ -51,7 +53,7 @@ class Asking:
         model: Its name.
         provider: `openrouter` for any address outside, `local` for a model of this cluster.
         base_url: The address, if the caller named one; it is not checked here.
-        key: The provider's key; None for `local`.
+        key: The provider's key; None for `local`, and where the cluster's own is used.
         temperature: Randomness.
         max_tokens: Tokens of an answer at most.
         seed: Makes the result repeatable; None if nobody asked for that.
@@ -73,25 +75,23 @@ class Asking:
 def asking_of(
     request: ExplainDefaultRequest | ScoreFuzzDetectionRequest,
     header_key: SecretStr | None,
-    own_key: SecretStr | None,
+    described: AutointerpDescription,
 ) -> Asking:
     """What a request asks with; what it leaves open is as the peer has it.
 
     Args:
         request: The body.
         header_key: The header `X-OpenRouter-Key`.
-        own_key: The cluster's own key, if it has one.
+        described: What the application says that it has.
 
     Raises:
         InvalidRequest: No key is to be had, or an address was named together with `local`.
     """
-    if request.provider == "local" and request.base_url is not None:
-        raise InvalidRequest("baseUrl was given, but provider is local", "leave one of the two out")
     return Asking(
         model=request.model,
         provider=request.provider,
         base_url=request.base_url,
-        key=None if request.provider == "local" else _key(request, header_key, own_key),
+        key=provider_key(request, header_key, described),
         temperature=_TEMPERATURE if request.temperature is None else request.temperature,
         max_tokens=_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
         seed=request.seed,
@@ -100,16 +100,33 @@ def asking_of(
     )
 
 
-def _key(
-    request: ExplainDefaultRequest | ScoreFuzzDetectionRequest, header_key: SecretStr | None, own_key: SecretStr | None
-) -> SecretStr:
-    ours = own_key if request.base_url is None else None
-    for key in (request.openrouter_key, header_key, ours):
+def provider_key(
+    request: ProviderChoice, header_key: SecretStr | None, described: AutointerpDescription
+) -> SecretStr | None:
+    """The key that a request brings; None for `local`, and where the cluster has one of its own.
+
+    Args:
+        request: The body.
+        header_key: The header `X-OpenRouter-Key`.
+        described: What the application says that it has.
+
+    Raises:
+        InvalidRequest: No key is to be had, or an address was named together with `local`.
+    """
+    if request.provider == "local":
+        if request.base_url is not None:
+            raise InvalidRequest("baseUrl was given, but provider is local", "leave one of the two out")
+        return None
+    for key in (request.openrouter_key, header_key):
         if key is not None and key.get_secret_value():
             return key
+    if described.has_key_for(request.base_url):
+        return None
     raise InvalidRequest(
         "no key for the provider was given",
-        "send openrouterKey or the header X-OpenRouter-Key" if ours is own_key else "name a key with your baseUrl",
+        "send openrouterKey or the header X-OpenRouter-Key"
+        if request.base_url is None
+        else "name a key with your baseUrl",
     )
 
 
@@ -164,7 +181,7 @@ def _example(one: NPActivation, at: int, quantile: int | None) -> Example:
 def explain_response(explanation: Explanation, request_id: str) -> ExplainDefaultResponse:
     """An explanation, or the peer's sentence if it could not be read."""
     text = explanation.text if explanation.status == "ok" else UNPARSED
-    return ExplainDefaultResponse(explanation=text, usage=_usage(explanation.usage), request_id=request_id)
+    return ExplainDefaultResponse(explanation=text, usage=usage_body(explanation.usage), request_id=request_id)
 
 
 def fuzz_detection_response(score: Score, request_id: str) -> ScoreFuzzDetectionResponse:
@@ -194,7 +211,7 @@ def fuzz_detection_response(score: Score, request_id: str) -> ScoreFuzzDetection
             for row in rows
         ],
         n_failed=n_failed,
-        usage=_usage(score.usage),
+        usage=usage_body(score.usage),
         request_id=request_id,
     )
 
@@ -227,7 +244,8 @@ def _check_kind(score: Score, n_rows: int) -> None:
         raise RayscopeError(f"a {score.metric} score came with rows of another kind")
 
 
-def _usage(usage: Usage) -> UsageBody:
+def usage_body(usage: Usage) -> UsageBody:
+    """What answers cost."""
     return UsageBody(
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,

@@ -28,7 +28,8 @@ class SchedulerLimits:
     """How much is done at once and how much may wait.
 
     Attributes:
-        block_rows: Most rows of one graph in a step. Changes speed and memory; results within rounding only.
+        block_rows: Most rows of a block: of one graph in one product. Changes speed and memory; results within
+            rounding only.
         step_rows: Rows of all graphs together that a step has room for. Changes speed and memory.
         max_running: Most graphs in progress.
         max_queue: Most graphs that wait; 0 refuses a graph unless nothing is in progress.

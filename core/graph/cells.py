@@ -32,6 +32,7 @@ class Cells:
         positions: `[c]`, ascending: the position of each cell.
         slots: `[w]`: where each feature is, those at earlier positions first.
         columns: `[w]`: their columns.
+        first: The first column, where columns follow each other and no other layer writes to them; else None.
         cells_before: `[T + 1]`: how many cells belong to positions before each.
         features_before: `[T + 1]`: how many features are at positions before each.
     """
@@ -41,6 +42,7 @@ class Cells:
     positions: Tensor
     slots: Tensor
     columns: Tensor
+    first: int | None
     cells_before: tuple[int, ...]
     features_before: tuple[int, ...]
 
@@ -60,12 +62,14 @@ class Cells:
         rows = torch.zeros(int(cells_before[-1]) * width, dtype=torch.int64)
         rows[slots] = order
         device = prompt.device
+        adjacent = not prompt.cross_layer and bool((order == torch.arange(last - first)).all())
         return cls(
             width,
             rows.to(device),
             torch.repeat_interleave(torch.arange(prompt.n_positions), cells).to(device),
             slots.to(device),
             (order + first).to(device),
+            first if adjacent else None,
             tuple(cells_before.tolist()),
             tuple(features_before.tolist()),
         )
@@ -76,15 +80,19 @@ class Cells:
         Args:
             g: The gradient where they write, `[pos, B, d]` float32, of the first positions.
             decoders: What they wrote, `[w, d]`.
-            effects: `[columns, B]` float32, added to.
+            effects: `[columns, B]` float32, added to; 0 before where only one layer writes.
         """
         n_cells, n_features = self.cells_before[len(g)], self.features_before[len(g)]
         if not n_features:
             return
-        wrote = decoders[self.rows[: n_cells * self.width]].view(n_cells, self.width, -1)
-        gradient = g.to(decoders.dtype)[self.positions[:n_cells]]
+        wrote = decoders.index_select(0, self.rows[: n_cells * self.width]).view(n_cells, self.width, -1)
+        gradient = g.to(decoders.dtype).index_select(0, self.positions[:n_cells])
         scores = product(wrote, gradient.transpose(1, 2)).view(n_cells * self.width, -1)
-        effects.index_add_(0, self.columns[:n_features], scores[self.slots[:n_features]])
+        slots = self.slots[:n_features]
+        if self.first is None:
+            effects.index_add_(0, self.columns[:n_features], scores.index_select(0, slots))
+        else:
+            torch.index_select(scores, 0, slots, out=effects[self.first : self.first + n_features])
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

@@ -101,9 +101,9 @@ class FrozenPrompt:
         decoders: list[Tensor] = []
         for layer, rows in enumerate(self.decoders):
             first, last = self.writers(layer)
-            decoders.append(rows[chosen[(chosen >= first) & (chosen < last)] - first])
+            decoders.append(rows.index_select(0, chosen[(chosen >= first) & (chosen < last)] - first))
         features = FeatureNodes(*(getattr(self.features, field.name)[chosen] for field in fields(FeatureNodes)))
-        encoders = None if self.encoders is None else self.encoders[chosen]
+        encoders = None if self.encoders is None else self.encoders.index_select(0, chosen)
         return replace(self, features=features, decoders=tuple(decoders), encoders=encoders)
 
     def with_encoders(self, transcoders: TranscoderSet) -> Self:
@@ -119,7 +119,7 @@ class FrozenPrompt:
             indices = self.features.index[self.features.layer == layer]
             if len(indices):
                 once, places = torch.unique(indices, return_inverse=True)
-                rows.append(transcoders.encoder_rows(layer, once).detach().to(self.tokens)[places])
+                rows.append(transcoders.encoder_rows(layer, once).detach().to(self.tokens).index_select(0, places))
         return replace(self, encoders=torch.cat(rows))
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:

@@ -11,8 +11,11 @@ differentiation to do:
         g += sum over heads of (mixing^T (g @ outputs)) @ values
     row[b, token at p] = g[p, b] . token
 
-The two products with weights take most of the time. They do not depend on the prompt, so one sweep takes the rows of
-several prompts through them together; mixing and scoring run prompt by prompt.
+The two products with weights take most of the time, and at both ends they are cut short. Where a sweep begins, the
+gradient of a row is at its target's position alone, so only that goes through the first product (`spread`). Where it
+ends, tokens are taken through the second one instead of the gradient, once for all rows: `z @ values . token` is
+`z . (values @ token)` (`finish`). What is left does not depend on the prompt, so one sweep takes the rows of several
+prompts through it together; mixing and scoring run prompt by prompt.
 
 Working memory of a call with B rows, in bytes, s being the size of a number and h, k the widths of all heads and of all
 keys: `4 B T d + max(B T (4 d + s (d + 2 h + 2 k)), scoring) + 8 B N`; scoring takes `3 s B T d` and what `cells` says.
@@ -21,8 +24,9 @@ Deliberately not here: the order of rows, how many make a step, and what they ar
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Final, Self
 
 import torch
 from torch import Tensor
@@ -32,6 +36,9 @@ from core.graph.effects import FeatureNodes
 from core.graph.frozen import FrozenPrompt
 from core.graph.linear.weights import LinearWeights
 from core.graph.linearised import TargetRows
+
+# Operations of the largest product that a core does in less than a millisecond.
+_WORTH_SHARING: Final = 1 << 26
 
 
 class Replay:
@@ -51,6 +58,7 @@ class Replay:
         self.weights = weights
         self.prompt = prompt.to(weights.device, weights.dtype)
         self.cells = tuple(Cells.of(self.prompt, layer) for layer in range(prompt.n_layers))
+        self.token_values = product(self.prompt.tokens, weights.values[0].T)
         self._gains = weights.gains(prompt.reads)
 
     @property
@@ -77,7 +85,8 @@ class Replay:
         if self.prompt.encoders is None:
             raise ValueError("the prompt has no encoder rows; see FrozenPrompt.with_encoders")
         chosen = chosen.to(self.prompt.device)
-        return TargetRows(self.features.layer[chosen], self.features.position[chosen], self.prompt.encoders[chosen])
+        directions = self.prompt.encoders.index_select(0, chosen)
+        return TargetRows(self.features.layer[chosen], self.features.position[chosen], directions)
 
     def rows(self, targets: TargetRows) -> Tensor:
         """Effects of every source on the targets, `[B, n + (L + 1) * T]` float32; columns as in `effects.Effects`."""
@@ -125,7 +134,8 @@ def replay_rows(work: Sequence[tuple[Replay, TargetRows]], *, together: bool | N
     if together is None:
         together = weights.device.type != "cpu"
     for group in [asked] if together and asked else [[sweep] for sweep in asked]:
-        _run(weights, group)
+        with _threads_for(weights, group):
+            _run(weights, group)
     return [sweep.rows() for sweep in sweeps]
 
 
@@ -153,9 +163,10 @@ class _Sweep:
 
     def start(self, g: Tensor, layer: int) -> None:
         """Adds the targets of one layer to the gradient `[T, B, d]`."""
-        first, last = bisect_left(self._layers, layer), bisect_right(self._layers, layer)
-        rows = torch.arange(first, last, device=g.device)
-        g[self._positions[first:last], rows] += self._seeds[first:last]
+        first, last = self._at(layer)
+        if first < last:
+            rows = torch.arange(first, last, device=g.device)
+            g[self._positions[first:last], rows] += self._seeds[first:last]
 
     def score(self, g: Tensor, layer: int) -> None:
         """Adds the effects of what was written to a layer."""
@@ -185,15 +196,58 @@ class _Sweep:
         keys = torch.bmm(mixing.transpose(1, 2), queries).view(groups, positions, self.n_rows, width)
         return keys.permute(1, 2, 0, 3).reshape(positions * self.n_rows, groups * width)
 
-    def finish(self, g: Tensor) -> None:
-        """Adds the effects of the tokens."""
-        prompt = self.replay.prompt
-        self._place(g, prompt.tokens, len(prompt.features) + prompt.n_layers * prompt.n_positions)
+    def spread(self, layer: int) -> Tensor:
+        """What `mix` gives of a gradient that holds the targets of the deepest layer and nothing else.
+
+        Each of them is at one position, so it takes one row through the heads and one row of each pattern.
+        """
+        weights, positions = self.replay.weights, self.n_positions
+        groups, width = weights.n_kv_heads, weights.head_dim
+        first, last = self._at(layer)
+        heads = (self._seeds[first:last].to(weights.dtype) @ weights.outputs[layer]).view(
+            (last - first) * groups, -1, width
+        )
+        mixing = self.replay.prompt.mixing[layer, :, :, :positions].index_select(1, self._positions[first:last])
+        mixing = mixing.permute(1, 0, 2).reshape(len(heads), -1, positions)
+        keys = torch.bmm(mixing.transpose(1, 2), heads).view(last - first, groups, positions, width)
+        spread = keys.new_zeros(positions, self.n_rows, groups, width)
+        spread[:, first:last] = keys.permute(2, 0, 1, 3)
+        return spread.view(positions * self.n_rows, groups * width)
+
+    def finish(self, g: Tensor, mixed: Tensor) -> None:
+        """Adds the effects of the tokens, on the gradient below the last product with values and through that."""
+        prompt, values = self.replay.prompt, self.replay.token_values
+        first = len(prompt.features) + prompt.n_layers * prompt.n_positions
+        self._place(g, prompt.tokens, first)
+        self._effects[first : first + len(g)] += _dot(mixed.view(*g.shape[:2], -1), values)
 
     def _place(self, g: Tensor, sources: Tensor, first: int) -> None:
         """Writes the effects of one source per position, `[T, d]`, from column `first` on."""
-        effects = torch.bmm(g.to(sources.dtype), sources[: len(g), :, None]).squeeze(2)
-        self._effects[first : first + len(g)] = effects
+        self._effects[first : first + len(g)] = _dot(g, sources)
+
+    def _at(self, layer: int) -> tuple[int, int]:
+        """The rows whose targets are at a layer: the first and one past the last."""
+        return bisect_left(self._layers, layer), bisect_right(self._layers, layer)
+
+
+def _dot(g: Tensor, sources: Tensor) -> Tensor:
+    """`[pos, B]` float32: `g[pos, B, k]` with one source per position, `[T, k]`."""
+    return (g * sources[: len(g), None].float()).sum(2)
+
+
+@contextmanager
+def _threads_for(weights: LinearWeights, sweeps: Sequence[_Sweep]) -> Generator[None]:
+    """One thread of a CPU where another one is not worth waking: and that is waited for, product by product."""
+    size = sum(sweep.n_positions * sweep.n_rows for sweep in sweeps)
+    threads = torch.get_num_threads()
+    if weights.device.type != "cpu" or threads == 1 or 2 * size * weights.outputs[0].numel() > _WORTH_SHARING:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _run(weights: LinearWeights, sweeps: Sequence[_Sweep]) -> None:
@@ -219,13 +273,17 @@ def _run(weights: LinearWeights, sweeps: Sequence[_Sweep]) -> None:
                 if weights.skips:
                     sweep.skip(g, layer)
             sweep.start(g, layer)
-        part = flat[: sum(sizes[: len(begun)])]
-        heads = part.to(weights.dtype) @ weights.outputs[layer]
-        split = heads.split(sizes[: len(begun)])
-        mixed = torch.cat([sweep.mix(own, layer) for (sweep, _), own in zip(begun, split, strict=True)])
-        if mixed.dtype == part.dtype:
-            part.addmm_(mixed, weights.values[layer])
+        deep = [sweep for sweep, _ in begun if sweep.deepest > layer]
+        part, below = flat[: sum(sizes[: len(begun)])], flat[: sum(sizes[: len(deep)])]
+        heads = (below.to(weights.dtype) @ weights.outputs[layer]).split(sizes[: len(deep)]) if deep else ()
+        mixed = [sweep.mix(own, layer) for sweep, own in zip(deep, heads, strict=True)]
+        mixed += [sweep.spread(layer) for sweep, _ in begun[len(deep) :]]
+        if layer == 0:
+            for (sweep, g), own in zip(begun, mixed, strict=True):
+                sweep.finish(g, own)
+            continue
+        joined = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+        if joined.dtype == part.dtype:
+            part.addmm_(joined, weights.values[layer])
         else:
-            part += product(mixed, weights.values[layer])
-    for sweep, g in under_way:
-        sweep.finish(g)
+            part += product(joined, weights.values[layer])

@@ -6,7 +6,8 @@
 
 A graph is thousands of rows that do not depend on each other, so no graph needs the device for itself: a step has a
 block of rows of each graph whose turn it is (`core.graph.turns`), those that decide what comes next first. A small
-graph is done when its own few steps are, however large its neighbours.
+graph is done when its own few steps are, however large its neighbours. A graph without neighbours has as many blocks in
+a step as there is room for.
 
 Results do not depend on neighbours. Which rows make a block is settled by the graph alone (`core.graph.admission`), and
 every block is an entry of its own in the step: if the engine gives an entry the same bits beside any others, as
@@ -61,7 +62,7 @@ class _Part:
     job: _Job
     plan: Plan[Any]
     rows: int
-    done: bool = False
+    rows_done: int = 0
 
 
 class RowScheduler:
@@ -228,7 +229,12 @@ class RowScheduler:
             if job.plan is not None:
                 parts[number] = _Part(job, job.plan, min(job.block_rows, job.plan.ready))
                 wants[number] = Want(parts[number].rows, job.cost.row_work, job.plan.urgent)
-        return [parts[number] for number in self._turns.take(wants, self._admission.step_rows())]
+        room = self._admission.step_rows()
+        if len(parts) == 1:
+            (part,) = parts.values()
+            block = part.job.block_rows
+            part.rows = min(part.plan.ready, max(1, room // block) * block)
+        return [parts[number] for number in self._turns.take(wants, room)]
 
     async def _advance(self, parts: list[_Part]) -> None:
         error: Exception | None = None
@@ -239,7 +245,7 @@ class RowScheduler:
             _let_go(raised)
         for part in parts:
             job = part.job
-            if part.done:
+            if part.rows_done == part.rows:
                 job.rows_left = max(0, job.rows_left - part.rows)
                 self._settle(job)
             elif error is not None and job.plan is not None:
@@ -261,14 +267,15 @@ class RowScheduler:
         self._throughput.record(work, self._clock.monotonic() - started_s)
 
     def _compute(self, parts: list[_Part]) -> None:
-        wanted = [(part, part.plan.linearised, part.plan.next(part.rows)) for part in parts]
-        wanted.sort(key=lambda entry: int(entry[2].layer[-1]))
+        wanted = [(part, part.plan.linearised, targets) for part in parts for targets in _blocks(part)]
+        if len(parts) > 1:
+            wanted.sort(key=lambda entry: int(entry[2].layer[-1]))
         effects = self._step([(linearised, targets) for _, linearised, targets in wanted])
         for (part, _, targets), rows in zip(wanted, effects, strict=True):
             if len(rows) != len(targets):
                 raise RayscopeError(f"the step gave {len(rows)} rows for {len(targets)} targets")
             part.plan.put(rows)
-            part.done = True
+            part.rows_done += len(rows)
 
     def _settle(self, job: _Job) -> None:
         if (plan := job.plan) is None:
@@ -285,6 +292,12 @@ class RowScheduler:
         else:
             if result is not None:
                 self._end(job, result)
+
+
+def _blocks(part: _Part) -> list[TargetRows]:
+    """The rows of a part, block by block."""
+    targets, block = part.plan.next(part.rows), part.job.block_rows
+    return [targets[start : start + block] for start in range(0, part.rows, block)]
 
 
 def _let_go(error: Exception) -> None:

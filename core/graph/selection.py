@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,7 +55,7 @@ def select(linearised: Linearised, logits: LogitNodes, effects: Tensor, max_feat
     count = n_active if max_features is None else min(max_features, n_active)
     chosen = most_influential(influence, count)
     kept = linearised.keep(chosen.to(linearised.features.layer.device))
-    return Selected(kept, logits, effects[:, columns(chosen, n_active, effects.shape[1])], n_active)
+    return Selected(kept, logits, effects.index_select(1, columns(chosen, n_active, effects.shape[1])), n_active)
 
 
 def columns(chosen: Tensor, n_active: int, n_sources: int) -> Tensor:
@@ -88,7 +89,7 @@ class Assembly:
     def __init__(self, selected: Selected) -> None:
         kept = selected.linearised
         count, width = len(kept.features), selected.effects.shape[1]
-        weights = selected.effects.new_zeros(count + len(selected.logits), width)
+        weights = _zeros(count + len(selected.logits), width, selected.effects.device)
         weights[count:] = selected.effects
         self.effects = Effects(
             kept.token_ids, kept.n_layers, kept.features, selected.logits, selected.n_active, weights
@@ -127,6 +128,13 @@ class Assembly:
             missing, repeated = int((self._given == 0).sum()), int((self._given > 1).sum())
             raise RayscopeError(f"{missing} rows of the graph are missing, {repeated} repeated")
         return self.effects
+
+
+def _zeros(rows: int, columns: int, device: torch.device) -> Tensor:
+    """`[rows, columns]` float32. On a CPU pages are had when rows are written, and zeros are not written before."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.zeros((rows, columns), np.float32))
+    return torch.zeros(rows, columns, device=device)
 
 
 def assemble(selected: Selected, parts: Iterable[tuple[range, Tensor]]) -> Effects:

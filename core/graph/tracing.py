@@ -190,7 +190,7 @@ class _Taken:
             for slot in range(rows.shape[1]):
                 gain, scale = into_residual[layer + slot]
                 # Rows are gathered slot by slot: all slots of all active features at once would be the largest tensor.
-                written = rows[:, slot].float()[places] * active.value[:, None]
+                written = rows[:, slot].float().index_select(0, places) * active.value[:, None]
                 missed[layer + slot].index_add_(0, active.position, written, alpha=-1)
                 wrote[layer + slot].append((written * gain * scale[active.position, None]).to(self._dtype))
         missed[:, : self._zeroed] = 0

@@ -1,9 +1,9 @@
 """Turns: whose blocks of rows make the next step, so that a small graph does not wait for a large one.
 
-Each graph has at most one block in a step. Who has had the least work done goes first, work being rows times layers
-times tokens; who is ahead of that by more than the largest block sits the step out. So graphs that always have rows
-have had the same work done at any moment, to within two of the largest blocks, however long their prompts. A graph that
-comes is placed level with the one that is furthest behind: it neither waits for the past nor is paid for it.
+Each of several graphs has at most one block in a step. Who has had the least work done goes first, work being rows
+times layers times tokens; who is ahead of that by more than the largest block sits the step out. So graphs that always
+have rows have had the same work done at any moment, to within two of the largest blocks, however long their prompts. A
+graph that comes is placed level with the one that is furthest behind: it neither waits for the past nor is paid for it.
 
 Urgent blocks, those that decide what a graph computes next, come before all others. A graph has few of them, once.
 

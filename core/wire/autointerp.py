@@ -39,23 +39,28 @@ class NPActivation(RequestModel):
     values: list[Number] = Field(description="The feature's activation at each token.")
 
 
-class _Asking(RequestModel):
-    """What the routes share that ask a language model."""
+class ProviderChoice(RequestModel):
+    """Who answers, and by whose key."""
 
-    activations: list[NPActivation] = Field(description="The texts.")
     openrouter_key: _Key = Field(
         default=None,
         repr=False,
         description="Key for the provider. May be left out where the cluster has one, in favour of the header "
         "X-OpenRouter-Key, or with provider `local`.",
     )
-    model: StrictStr = Field(description="Which language model, as its provider calls it.")
     provider: Literal["openrouter", "local"] = Field(
         default="openrouter", description="Who answers: a provider outside, or a model of this cluster."
     )
     base_url: StrictStr | None = Field(
         default=None, description="Another OpenAI-compatible provider's address, of those that the cluster allows."
     )
+
+
+class _Asking(ProviderChoice):
+    """What the routes share that ask a language model."""
+
+    activations: list[NPActivation] = Field(description="The texts.")
+    model: StrictStr = Field(description="Which language model, as its provider calls it.")
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = Field(
         default=None, description="Randomness of the answers; null: 1, as the peer asks."
     )

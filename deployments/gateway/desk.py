@@ -13,6 +13,7 @@ from core.errors import InvalidRequest
 from core.exchange.served import Exchange, ServedModel
 from core.questions import Lookup
 from core.wire.base import Case, RequestModel, WireModel, render, reply_case
+from deployments.autointerp.client import AutointerpClient
 from deployments.client import ModelClient
 from deployments.gateway.directory import Directory
 from deployments.gateway.door import check_secret
@@ -45,6 +46,10 @@ class Desk:
     async def graphs(self, model: str | None, transcoder_set: str | None) -> GraphClient:
         """The client of the model and transcoders that a graph request names."""
         return await self.directory.find_graphs(model, transcoder_set)
+
+    async def autointerp(self) -> AutointerpClient:
+        """The client of the application that explains and scores features."""
+        return await self.directory.find_autointerp()
 
     async def exchange(
         self, request: Request, body: Any, name: str | None, exchange: Callable[[Any, ServedModel], Exchange[Any]]
@@ -85,9 +90,13 @@ class Desk:
 
     def render(self, request: Request, body: Any, response: WireModel) -> bytes:
         """Writes a response in the casing of its request."""
+        return render(response, self.case(request, body))
+
+    def case(self, request: Request, body: Any) -> Case:
+        """The casing of the reply to a request."""
         sent = body.case if isinstance(body, RequestModel) else None
         default: Case = self._args.wire_case
-        return render(response, reply_case(sent, request.headers.get("user-agent"), default))
+        return reply_case(sent, request.headers.get("user-agent"), default)
 
     def check_body_secret(self, secret: SecretStr) -> None:
         """Checks the secret that the seed's older routes carry in the body."""

@@ -16,10 +16,11 @@ from ray.serve.schema import ApplicationStatus, ServeStatus
 
 from core.errors import InvalidRequest, NotFound, RayscopeError
 from core.exchange.graph import unavailable_model
+from deployments.autointerp.client import AutointerpClient
 from deployments.client import ModelClient
 from deployments.graph.client import GraphClient
 
-_CARD, _PIPELINE = "ModelCard", "GraphPipeline"
+_CARD, _PIPELINE, _JOBS = "ModelCard", "GraphPipeline", "Jobs"
 _LOG = logging.getLogger("ray.serve")
 
 
@@ -43,6 +44,7 @@ class Directory:
         self._known: dict[str, _Known[ModelClient]] = {}
         self._by_name: dict[str, ModelClient] = {}
         self._graphs: dict[str, _Known[GraphClient]] = {}
+        self._autointerp: dict[str, _Known[AutointerpClient]] = {}
         self._replicas: Counter[str] = Counter()
         self._looking = asyncio.Lock()
         self._looks = 0
@@ -109,6 +111,18 @@ class Directory:
         """The clients of all graph applications."""
         return [seen.client for _, seen in sorted(self._graphs.items())]
 
+    async def find_autointerp(self) -> AutointerpClient:
+        """The client of the application that explains and scores features; of several the first by name.
+
+        Raises:
+            NotFound: There is none.
+        """
+        if not self._autointerp:
+            await self.refresh()
+        for _, seen in sorted(self._autointerp.items()):
+            return seen.client
+        raise NotFound("Nothing explains or scores features here.", "Add an autointerp application; see examples/.")
+
     async def statuses(self) -> dict[str, str]:
         """Serve's status of every application."""
         status = await asyncio.to_thread(serve.status)
@@ -119,10 +133,10 @@ class Directory:
         return self._replicas
 
     async def refresh(self) -> None:
-        """Looks at the cluster now. Callers that wait for the same look share it."""
-        looks = self._looks
+        """Looks at the cluster now. Callers that wait for the same look share it; one that began before is too old."""
+        wanted = self._looks + (2 if self._looking.locked() else 1)
         async with self._looking:
-            if self._looks == looks:
+            if self._looks < wanted:
                 await self._look()
                 self._looks += 1
 
@@ -145,6 +159,7 @@ class Directory:
         self._replicas = _replicas(status)
         self._known = await _known(status, _CARD, self._known, ModelClient.connect)
         self._graphs = await _known(status, _PIPELINE, self._graphs, GraphClient.connect)
+        self._autointerp = await _known(status, _JOBS, self._autointerp, AutointerpClient.connect)
         known = self._known
         self._by_name = {}
         for _, seen in sorted(known.items()):

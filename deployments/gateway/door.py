@@ -11,13 +11,14 @@ Bearer` is understood where a client can send no header of ours.
 
 import hmac
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.errors import Forbidden, InvalidRequest, RayscopeError, TooLarge, Unauthorized
-from deployments.gateway.errors import error_response, is_graph_path, route_path
+from deployments.gateway.errors import error_response, is_autointerp_path, is_graph_path, route_path
 
 SECRET_HEADER = "x-secret-key"
 REQUEST_ID_HEADER = "x-request-id"
@@ -54,6 +55,25 @@ def _check_graph_secret(expected: str | None, given: str | None) -> None:
         raise Forbidden("Invalid x-secret-key", "Send the cluster's secret in that header.") from None
 
 
+def _check_autointerp_secret(expected: str | None, given: str | None) -> None:
+    """The same on the automatic interpretability routes, in the words that their clients know.
+
+    Raises:
+        Unauthorized: It is missing or wrong.
+    """
+    try:
+        check_secret(expected, given)
+    except Unauthorized as error:
+        said = "Invalid secret in X-SECRET-KEY header. Check that it matches the SECRET set in the server .env file."
+        raise Unauthorized(said, error.hint) from None
+
+
+def _check_of(path: str) -> Callable[[str | None, str | None], None]:
+    if is_graph_path(path):
+        return _check_graph_secret
+    return _check_autointerp_secret if is_autointerp_path(path) else check_secret
+
+
 def _given_secret(headers: Headers) -> str | None:
     """The secret that a request carries: in our header, or as the bearer token of OpenAI's and RunPod's clients."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -84,8 +104,7 @@ class Door:
         try:
             self._check_size(int(headers.get("content-length") or 0))
             if path not in _OPEN_PATHS and scope["method"] != "OPTIONS":
-                check = _check_graph_secret if is_graph_path(path) else check_secret
-                check(self._secret, _given_secret(headers))
+                _check_of(path)(self._secret, _given_secret(headers))
             received: list[Message] = await self._read(receive)
         except RayscopeError as error:
             await error_response(error, request_id, path)(scope, receive, send)

@@ -1,7 +1,7 @@
 """The one place where errors become HTTP responses.
 
-They have our own shape; OpenAI's where its clients call; and where the graph server's do, `detail` says what `error`
-says, because they look into either.
+They have our own shape; OpenAI's where its clients call; and where the graph server's and the automatic
+interpretability server's do, `detail` says what `error` says, because they look into either.
 """
 
 import logging
@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from core.errors import InvalidRequest, Overloaded, RayscopeError
+from core.wire.autointerp import AutointerpErrorBody
 from core.wire.base import render
 from core.wire.cluster import ErrorBody, SchemaErrorBody, schema_problems
 from core.wire.graph import GraphErrorBody
@@ -21,6 +22,7 @@ from core.wire.openai_replies import openai_error
 
 OPENAI_PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
 _GRAPH_PATHS = frozenset({"/generate-graph", "/forward-pass", "/steer", "/parse-chat-prompt", "/check-busy", "/graphs"})
+_AUTOINTERP_PREFIXES = ("/v1/explain/", "/v1/score/", "/v1/autointerp/")
 _LOG = logging.getLogger("ray.serve")
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -33,6 +35,11 @@ def route_path(scope: Mapping[str, Any]) -> str:
 def is_graph_path(path: str) -> bool:
     """Whether a route is one of the graph server's, or of ours beside them."""
     return path in _GRAPH_PATHS or path.startswith("/graphs/")
+
+
+def is_autointerp_path(path: str) -> bool:
+    """Whether a route is one of the automatic interpretability server's, or of ours beside them."""
+    return path.startswith(_AUTOINTERP_PREFIXES)
 
 
 def error_response(error: RayscopeError, request_id: str, path: str) -> Response:
@@ -48,7 +55,10 @@ def error_body(error: RayscopeError, request_id: str, path: str) -> bytes:
     body = {"error": error.message, "code": error.code, "hint": error.hint, "request_id": request_id}
     if is_graph_path(path):
         return render(GraphErrorBody.model_validate(body | {"detail": error.message}), "camel")
-    return render(ErrorBody.model_validate(body), "camel")
+    told = ErrorBody.model_validate(body)
+    if is_autointerp_path(path):
+        return render(AutointerpErrorBody(**told.model_dump(), detail=told.error), "camel")
+    return render(told, "camel")
 
 
 def install_error_handlers(app: FastAPI) -> None:

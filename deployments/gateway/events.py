@@ -4,8 +4,10 @@ r"""Server-sent events: a response that arrives in parts, for every route that s
     silence      : ping\n\n                       a comment, so that nobody in between thinks the connection dead
     failure      event: error\ndata: <body>\n\n  the last event; never a silent cut
 
-Nothing is sent before the first part exists, so what fails until then is an ordinary error response with its status.
-When the client leaves, the generator behind the parts is closed at once, which stops the work behind it.
+Nothing is sent before the first part exists, so what fails until then is an ordinary error response with its status;
+unless the stream is to begin at once, as one does that may have nothing to say for hours. A part may have a name and a
+number, by which a client that comes back says where it was (`Last-Event-ID`). When the client leaves, the generator
+behind the parts is closed at once, which stops the work behind it.
 
 What a part says is the route's business, such as OpenAI's closing `[DONE]`.
 """
@@ -13,7 +15,8 @@ What a part says is the route's business, such as OpenAI's closing `[DONE]`.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -27,8 +30,25 @@ _HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 _LOG = logging.getLogger("ray.serve")
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An event that has a name and a number."""
+
+    payload: bytes
+    name: str
+    number: int
+
+
+Parts: TypeAlias = AsyncGenerator[bytes | Part] | AsyncGenerator[bytes]
+_Coming: TypeAlias = asyncio.Task[bytes | Part | None]
+
+
 async def event_stream(
-    parts: AsyncGenerator[bytes], on_error: Callable[[RayscopeError], bytes], heartbeat_s: float = HEARTBEAT_S
+    parts: Parts,
+    on_error: Callable[[RayscopeError], bytes],
+    heartbeat_s: float = HEARTBEAT_S,
+    *,
+    at_once: bool = False,
 ) -> Response:
     """Waits for the first part and returns the response that sends it and all others.
 
@@ -36,20 +56,25 @@ async def event_stream(
         parts: The payload of each event, without line breaks. Closed when the stream ends, however it ends.
         on_error: The payload of the closing `error` event, for a failure after the first part.
         heartbeat_s: Seconds of silence after which a comment is sent.
+        at_once: Whether to begin the response before there is a part.
 
     Raises:
         RayscopeError: What went wrong before there was a first part.
     """
+    if at_once:
+        return _EventStream(None, parts, on_error, heartbeat_s)
     try:
         first = await anext(parts, None)
     except BaseException:
         await parts.aclose()
         raise
-    return _EventStream(first, parts, on_error, heartbeat_s)
+    return _EventStream([] if first is None else [first], parts, on_error, heartbeat_s)
 
 
-def event(part: bytes, name: str | None = None) -> bytes:
+def event(part: bytes | Part, name: str | None = None) -> bytes:
     """One event on the wire."""
+    if isinstance(part, Part):
+        return b"id: %d\n%b" % (part.number, event(part.payload, part.name))
     head = b"" if name is None else b"event: %b\n" % name.encode()
     return b"%bdata: %b\n\n" % (head, part)
 
@@ -61,8 +86,8 @@ class _EventStream(Response):
 
     def __init__(
         self,
-        first: bytes | None,
-        parts: AsyncGenerator[bytes],
+        first: list[bytes | Part] | None,
+        parts: Parts,
         on_error: Callable[[RayscopeError], bytes],
         heartbeat_s: float,
     ) -> None:
@@ -78,8 +103,9 @@ class _EventStream(Response):
         leaving = asyncio.create_task(_leaving(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            if self._first is not None:
-                await _send(send, event(self._first))
+            for part in self._first or ():
+                await _send(send, event(part))
+            if self._first is None or self._first:
                 await self._send_rest(send, leaving)
             if not leaving.done():
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -105,7 +131,7 @@ class _EventStream(Response):
                 return
             await _send(send, event(part))
 
-    async def _ping_until(self, coming: asyncio.Task[bytes | None], leaving: asyncio.Task[None], send: Send) -> None:
+    async def _ping_until(self, coming: _Coming, leaving: asyncio.Task[None], send: Send) -> None:
         """Returns when the next part has come or the client has left."""
         while True:
             done, _ = await asyncio.wait(
@@ -116,12 +142,12 @@ class _EventStream(Response):
             await _send(send, _PING)
 
 
-async def _next(parts: AsyncGenerator[bytes]) -> bytes | None:
+async def _next(parts: Parts) -> bytes | Part | None:
     """The next part, or None after the last."""
     return await anext(parts, None)
 
 
-def _failure(coming: asyncio.Task[bytes | None]) -> RayscopeError | None:
+def _failure(coming: _Coming) -> RayscopeError | None:
     """What a client may know of why a part did not come."""
     failure = asyncio.CancelledError() if coming.cancelled() else coming.exception()
     if failure is None or isinstance(failure, RayscopeError):
@@ -140,7 +166,7 @@ async def _send(send: Send, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-async def _cancelled(task: asyncio.Task[None] | asyncio.Task[bytes | None]) -> None:
+async def _cancelled(task: asyncio.Task[None] | _Coming) -> None:
     """Stops a task and waits until it has stopped."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -12,6 +12,8 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from cluster.arguments import GatewayArgs
+from deployments.gateway.autointerp_job_routes import add_autointerp_job_routes
+from deployments.gateway.autointerp_routes import add_autointerp_routes
 from deployments.gateway.cluster_routes import add_cluster_routes
 from deployments.gateway.desk import Desk
 from deployments.gateway.directory import Directory
@@ -67,6 +69,8 @@ def build_http_app(args: GatewayArgs, desk: Desk) -> FastAPI:
     add_serverless_routes(app, desk)
     add_graph_routes(app, desk)
     add_graph_job_routes(app, desk)
+    add_autointerp_routes(app, desk)
+    add_autointerp_job_routes(app, desk)
     add_cluster_routes(app, desk)
     app.add_middleware(Door, secret=desk.secret, max_body_bytes=args.max_body_bytes)
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESS_FROM_BYTES, compresslevel=_COMPRESS_LEVEL)

@@ -1,59 +1,37 @@
-"""GraphPipeline: composes the stages of a graph, and keeps the graphs that are made in the background.
+"""GraphPipeline: lets graphs through the stages, and keeps those that are made in the background.
 
-    question -> [queue] -> Tracer --ref--> Attributor --ref--> Publisher -> receipt, or a reference to the document
+    question -> [queue] -> Tracer -> Attributor -> Publisher -> receipt, or a reference to the document
 
-It passes references on and never looks at what they refer to. When a stage's replica dies, or what it left in the
-object store goes with it, the graph is begun anew; nothing is sent anywhere before the last stage. One replica, because
-a background graph must be found by whichever Gateway is asked for it; if it dies, background graphs are gone.
+How one graph gets from stage to stage, and what happens when a replica dies meanwhile, is in `making`. One replica,
+because a background graph must be found by whichever Gateway is asked for it; if it dies, background graphs are gone.
 """
 
-import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayTaskError
-from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from cluster.graph_arguments import GraphAppArgs
 from core.catalogue.description import ModelDescription
 from core.deadline import Deadline
-from core.errors import NotFound, RayscopeError, Unavailable
+from core.errors import NotFound, Unavailable
 from core.graph.publisher import Published
 from core.graph.queue import GraphQueue, Place
 from core.graph.requests import Delivery, GraphDescription, GraphLimits, GraphQuestion, PruningOptions
 from core.graph.rules import check_name
-from core.graph.stages import AttributedGraph, Handed, PartialGraph, TracedGraph
+from core.graph.stages import Handed
 from core.job_state import JobState, Kept, Progress
 from core.jobs import JobBook, JobLimits
-from deployments.client import asked, streamed
+from deployments.client import asked
 from deployments.graph.client import LOST
+from deployments.graph.making import GraphMaking, Made, Stages, loss_of
 from deployments.graph.publisher import destinations
 
-_LOST = (ActorDiedError, ActorUnavailableError, ReplicaUnavailableError, ObjectLostError)
-_ATTEMPTS = 3
 _QUICK_S = 15.0
 _NO_DELIVERY = Delivery()
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A background graph, finished or not.
-
-    Attributes:
-        question: What was asked.
-        pruned: What is shown of it.
-        effects: For other thresholds; None while it is not finished.
-        published: Where it went, or a reference to its document; None while it is not finished.
-    """
-
-    question: GraphQuestion
-    pruned: Handed
-    effects: Handed | None = None
-    published: Published | Handed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +55,7 @@ class GraphPipeline:
     ) -> None:
         self._description = description
         self._args = args
-        self._tracer, self._attributor, self._publisher = tracer, attributor, publisher
+        self._stages = Stages(tracer, attributor, publisher)
         self._destinations = destinations(args.uploads)
         self._queue = GraphQueue(args.max_graphs, args.max_queued_graphs)
         most = args.max_graphs + args.max_queued_graphs
@@ -87,7 +65,7 @@ class GraphPipeline:
 
     async def describe(self) -> tuple[ModelDescription, GraphDescription]:
         """What the application serves."""
-        shape: Any = await asked(self._tracer.shape.remote())
+        shape: Any = await asked(self._stages.tracer.shape.remote())
         args = self._args
         limits = GraphLimits(
             token_limit=args.token_limit,
@@ -141,7 +119,7 @@ class GraphPipeline:
             return made.published
         question = dataclasses.replace(made.question, delivery=_NO_DELIVERY)
         with _keeping():
-            return await asked(self._publisher.publish.remote(made.pruned, question, deadline))
+            return await asked(self._stages.publisher.publish.remote(made.pruned, question, deadline))
 
     async def prune(
         self,
@@ -163,8 +141,8 @@ class GraphPipeline:
             labels=made.question.labels if labels is None else dict(labels),
         )
         with _keeping():
-            pruned = await asked(self._attributor.prune.remote(made.effects, options))
-            return await asked(self._publisher.publish.remote(pruned, question, deadline))
+            pruned = await asked(self._stages.attributor.prune.remote(made.effects, options))
+            return await asked(self._stages.publisher.publish.remote(pruned, question, deadline))
 
     async def delete(self, job_id: str) -> JobState:
         """Stops a background graph and forgets it."""
@@ -193,67 +171,13 @@ class GraphPipeline:
                 yield Kept(one, _bytes(one)) if isinstance(one, Made) else one
 
     async def _make(self, question: GraphQuestion, deadline: Deadline, place: Place) -> AsyncGenerator[Progress | Made]:
-        """Everything from the queue to the last stage; begun anew when a stage's replica is lost."""
+        """Everything from the queue to the last stage."""
         with place:
             yield Progress("queued")
             await place.turn(deadline)
-            for attempt in range(1, _ATTEMPTS + 1):
-                try:
-                    async with aclosing(self._attempt(question, deadline)) as news:
-                        async for one in news:
-                            yield one
-                    return
-                except Exception as error:
-                    if not _is_lost(error):
-                        raise
-                    if attempt == _ATTEMPTS:
-                        said = "Replicas died again and again while making this graph."
-                        raise Unavailable(said, "Try again later.") from None
-
-    async def _attempt(self, question: GraphQuestion, deadline: Deadline) -> AsyncGenerator[Progress | Made]:
-        yield Progress("trace")
-        traces = streamed(self._tracer, "trace", deadline, question.prompt, question.attribution, deadline)
-        async with aclosing(traces) as news:
-            async for one in news:
-                if isinstance(one, TracedGraph):
-                    traced = one
-                    break
-                yield Progress("attribute", one.done, one.total)
-            else:
-                raise RayscopeError("the tracer gave no graph")
-        parts = await self._rows(traced, question.attribution.batch_size, deadline)
-        rows = streamed(self._attributor, "attribute", deadline, traced, question, deadline, parts)
-        async with aclosing(rows) as news:
-            async for one in news:
-                if isinstance(one, AttributedGraph):
-                    attributed = one
-                    break
-                if isinstance(one, PartialGraph):
-                    yield Made(question, one.pruned)
-                else:
-                    yield Progress("attribute", one.done, one.total)
-            else:
-                raise RayscopeError("the attributor gave no graph")
-        yield Progress("publish", attributed.n_rows, attributed.n_rows)
-        published = await asked(self._publisher.publish.remote(attributed.pruned, question, deadline))
-        yield Made(question, attributed.pruned, attributed.effects, published)
-
-    async def _rows(self, traced: TracedGraph, batch_size: int, deadline: Deadline) -> list[tuple[range, Handed]]:
-        """Rows by several attributors at once, where that is wanted."""
-        if len(traced.runs) < 2:
-            return []
-        calls = [asked(self._attributor.rows.remote(traced, run, batch_size, deadline)) for run in traced.runs]
-        tasks = [asyncio.ensure_future(call) for call in calls]
-        try:
-            return list(zip(traced.runs, await asyncio.gather(*tasks), strict=True))
-        finally:
-            for task in tasks:
-                task.cancel()  # what one has failed for, the others need not finish
-
-
-def _is_lost(error: BaseException) -> bool:
-    """Whether a stage's replica, or what it left in the object store, is gone."""
-    return isinstance(error, _LOST) or (isinstance(error, RayTaskError) and isinstance(error.cause, _LOST))
+            async with aclosing(GraphMaking(self._stages, question, deadline).news()) as news:
+                async for one in news:
+                    yield one
 
 
 @contextmanager
@@ -262,7 +186,7 @@ def _keeping() -> Generator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_lost(error):
+        if loss_of(error) is None:
             raise
         raise Unavailable(*LOST) from None
 

@@ -16,6 +16,7 @@ STATUSES = {
     "Unauthorized": (401, "unauthorized"),
     "Forbidden": (403, "forbidden"),
     "NotFound": (404, "not_found"),
+    "Conflict": (409, "conflict"),
     "TooLarge": (413, "too_large"),
     "Overloaded": (429, "overloaded"),
     "Unavailable": (503, "unavailable"),

@@ -15,6 +15,8 @@ from tests.serve.demo_graphs import COUNT
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "contract" / "data" / "inference.json").read_text())
 NOT_YET = ("/v1/lens/", "/initialize")
+AUTOINTERP = ("/v1/explain/", "/v1/score/", "/v1/autointerp/")
+"""Nothing explains here; `test_autointerp` has a cluster where something does."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def test_every_documented_example_is_answered(cluster: RunningCluster, document:
     tried = 0
     for path, verbs in document["paths"].items():
         body = verbs.get("post", {}).get("requestBody")
-        if body is None:
+        if body is None or path.startswith(AUTOINTERP):
             continue
         name = body["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
         for example in document["components"]["schemas"][name]["examples"]:

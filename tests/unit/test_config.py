@@ -31,7 +31,11 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
     gateway, *models = [application.import_path for application in schema.applications]
     assert gateway == "deployments.app:build_gateway"
     assert models
-    assert set(models) <= {"deployments.app:build_model_app", "deployments.graph.app:build_graph_app"}
+    assert set(models) <= {
+        "deployments.app:build_model_app",
+        "deployments.graph.app:build_graph_app",
+        "deployments.autointerp.app:build_autointerp_app",
+    }
 
 
 def test_a_flag_adds_graphs() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidRequest, RayscopeError, Unavailable
-from deployments.gateway.events import event, event_stream
+from deployments.gateway.events import Part, event, event_stream
 
 NEVER = 3600.0
 
@@ -202,6 +202,34 @@ def test_nothing_at_all_is_an_empty_stream() -> None:
     async def test(source: Source, client: Client) -> None:
         source.put(None)
         await serve(source, client)
+        assert (client.status, client.body, client.ended) == (200, b"", True)
+
+    run(test)
+
+
+def test_a_part_with_a_name_and_a_number_says_both() -> None:
+    assert event(Part(b"{}", "score", 7)) == b"id: 7\nevent: score\ndata: {}\n\n"
+
+
+def test_a_stream_that_begins_at_once_has_its_head_before_there_is_a_part() -> None:
+    async def test(source: Source, client: Client) -> None:
+        response = await event_stream(source.parts(), told, NEVER, at_once=True)
+        serving = asyncio.create_task(response({"type": "http"}, client.receive, client.send))  # pyright: ignore
+        await client.until(lambda _: client.status is not None)
+        source.put(Unavailable("The replica died."))
+        await serving
+        assert client.status == 200
+        assert client.body == event(told(Unavailable("The replica died.")), "error")
+        assert source.closed
+
+    run(test)
+
+
+def test_a_stream_that_begins_at_once_may_have_nothing_to_say() -> None:
+    async def test(source: Source, client: Client) -> None:
+        source.put(None)
+        response = await event_stream(source.parts(), told, NEVER, at_once=True)
+        await response({"type": "http"}, client.receive, client.send)  # pyright: ignore
         assert (client.status, client.body, client.ended) == (200, b"", True)
 
     run(test)

@@ -7,6 +7,7 @@ its place among those drawn from its octave says where in that it is.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ class Exemplars:
 
 
 class ExemplarReader:
-    """Reads examples out of a cache. Keeps the range of latents that was asked for last.
+    """Reads examples out of a cache. Keeps the range of latents that was asked for last; threads may share it.
 
     Args:
         cache: The cache.
@@ -62,6 +63,7 @@ class ExemplarReader:
         self._tokenizer = tokenizer
         self._n_quantiles = n_quantiles
         self._last: tuple[str, Range] | None = None
+        self._reading = Lock()
 
     def exemplars(self, source: str, latent: int, n_silent: int = 100) -> Exemplars:
         """A feature's examples; none are active if it never fired.
@@ -95,13 +97,14 @@ class ExemplarReader:
         return () if ids is None else self._tokenizer.str_tokens(ids.tolist())
 
     def _range(self, source: str, latent: int) -> Range:
-        if self._last is not None:
-            last_source, last = self._last
-            if source == last_source and 0 <= latent - last.reservoir.start < last.reservoir.n_latents:
-                return last
-        found = self._cache.range_of(source, latent)
-        self._last = (source, found)
-        return found
+        with self._reading:
+            if self._last is not None:
+                last_source, last = self._last
+                if source == last_source and 0 <= latent - last.reservoir.start < last.reservoir.n_latents:
+                    return last
+            found = self._cache.range_of(source, latent)
+            self._last = (source, found)
+            return found
 
     def _active(self, reservoir: Reservoir, place: int) -> list[tuple[int, NDArray[np.float32], int]]:
         """Windows with their values and quantiles, strongest first."""

@@ -4,8 +4,10 @@
     {"unit": "part/0", "counts": {...}, "files": [{"path": ..., "sha256": ..., "tensors": ...}]}
 
 A unit without a line does not exist, whatever files lie about; a line that a crash cut short is no line. So a job that
-stops anywhere goes on with the first unit that is missing, and everything a reader finds here can be checked by its
-sum. Lines are never changed; a later one of the same unit replaces the earlier. There is one writer, the job's driver.
+stops anywhere goes on with what is missing, and everything a reader finds here can be checked by its sum. While a job
+runs lines are only added. Before and after, the file is replaced in one step if need be: lines of units that are lost
+go, and those of a finished job are put in one order, so that the same job gives the same manifest whoever did it. There
+is one writer, the job's driver.
 """
 
 import json
@@ -15,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from core.autointerp.caching.parts import StoredFile, check_sum, is_present, sweep, sync_folder
+from core.autointerp.caching.parts import StoredFile, check_sum, is_present, sweep, sync_folder, write_bytes
 from core.errors import InvalidRequest, RayscopeError
 
 FILE_NAME = "manifest.jsonl"
@@ -72,12 +74,11 @@ class Manifest:
                 f"The folder holds the cache of another job; they differ in {', '.join(changed)}.",
                 "Choose another folder, or the settings that it was begun with.",
             )
-        os.truncate(path, sum(len(line) for line in _whole_lines(path)))
         sweep(folder)
-        present = {
-            name: unit for name, unit in manifest._units.items() if all(is_present(folder, file) for file in unit.files)
-        }
-        return cls(folder, manifest.job, present)
+        manifest.settle(
+            [name for name, unit in manifest._units.items() if all(is_present(folder, file) for file in unit.files)]
+        )
+        return manifest
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -112,8 +113,16 @@ class Manifest:
 
     def add(self, unit: Unit) -> None:
         """Adds a unit whose files are in their places."""
-        self._append({"unit": unit.name, "counts": dict(unit.counts), "files": [asdict(file) for file in unit.files]})
+        self._append(_described(unit))
         self._units[unit.name] = unit
+
+    def settle(self, names: Sequence[str]) -> None:
+        """Keeps these units, in this order. A finished job's bytes then do not tell in which order it was done."""
+        lines = [_line({"job": self.job}), *(_line(_described(self._units[name])) for name in names)]
+        path = self.folder / FILE_NAME
+        if path.read_bytes() != b"".join(lines):
+            write_bytes(path, b"".join(lines))
+        self._units = {name: self._units[name] for name in names}
 
     def damaged(self) -> list[str]:
         """Paths of the files whose bytes are not those that were written. Reads everything."""
@@ -122,15 +131,21 @@ class Manifest:
 
     def forget(self, paths: Sequence[str]) -> None:
         """Leaves out the units that have one of these files, so that they are made again."""
-        self._units = {
-            name: unit for name, unit in self._units.items() if not any(file.path in paths for file in unit.files)
-        }
+        self.settle([name for name, unit in self._units.items() if not any(file.path in paths for file in unit.files)])
 
     def _append(self, line: Mapping[str, Any]) -> None:
         with (self.folder / FILE_NAME).open("ab") as file:
-            file.write(json.dumps(line, sort_keys=True).encode() + b"\n")
+            file.write(_line(line))
             file.flush()
             os.fsync(file.fileno())
+
+
+def _described(unit: Unit) -> dict[str, Any]:
+    return {"unit": unit.name, "counts": dict(unit.counts), "files": [asdict(file) for file in unit.files]}
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True).encode() + b"\n"
 
 
 def _whole_lines(path: Path) -> list[bytes]:

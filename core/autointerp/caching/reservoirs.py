@@ -145,12 +145,17 @@ def reservoir_of(
     empty = empty_reservoir(records.start, records.n_latents, shape, pool)
     if not len(records):
         return empty
-    latents = records.latents - records.start
-    positions = records.positions.astype(np.int64)
-    windows = (records.windows + np.int64(first_window)) * per_window + positions // shape.window_tokens
-    begins = np.flatnonzero(np.concatenate([[True], (np.diff(latents) != 0) | (np.diff(windows) != 0)]))
-    lengths = np.diff(np.append(begins, len(records)))
-    of_latent, window = latents[begins], windows[begins]
+    positions = records.positions.astype(np.uint32)
+    places = records.windows.astype(np.uint32) * per_window + positions // shape.window_tokens  # within the part
+    is_new = np.empty(len(records), np.bool_)
+    is_new[0] = True
+    np.not_equal(places[1:], places[:-1], out=is_new[1:])
+    is_new[records.offsets[:-1][records.counts > 0]] = True
+    begins = np.flatnonzero(is_new)
+    lengths = np.diff(begins, append=len(records))
+    n_windows = np.diff(np.searchsorted(begins, records.offsets))
+    of_latent = np.repeat(np.arange(records.n_latents), n_windows)
+    window = places[begins] + np.int64(first_window * per_window)
     maximum = np.maximum.reduceat(records.activations, begins).astype(np.float64)
     octave = octave_of(maximum)
 
@@ -164,16 +169,17 @@ def reservoir_of(
         return Sample(groups[chosen], order_by[chosen], window[chosen], values)
 
     drawn = priorities(derive_seed(shape.seed, source, "spread"), of_latent + records.start, window)
-    np.add.at(empty.octaves, (of_latent, octave), 1)
+    in_octave = of_latent * N_OCTAVES + octave
+    octaves = np.bincount(in_octave, minlength=records.n_latents * N_OCTAVES).reshape(empty.octaves.shape)
     place = np.searchsorted(pool, window)
     pooled = np.append(pool, -1)[place] == window
     empty.fired_in_pool[of_latent[pooled], place[pooled]] = True
     return Reservoir(
         records.start,
         sample(of_latent, maximum, shape.top),
-        sample(of_latent * N_OCTAVES + octave, drawn, shape.per_octave),
+        sample(in_octave, drawn, shape.per_octave),
         records.counts,
-        empty.octaves,
+        octaves,
         pool,
         empty.fired_in_pool,
     )

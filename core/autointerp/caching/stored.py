@@ -56,17 +56,17 @@ class StoredCache:
             InvalidRequest: There is none.
             Unavailable: Its job has not finished.
         """
-        manifest = Manifest.read(folder)
-        cache = cls(manifest)
-        missing = [
-            source
-            for source in cache.sources
-            for start in cache.starts(source)
-            if range_name(source, start) not in manifest
-        ]
-        if missing:
+        cache = cls(Manifest.read(folder))
+        if not cache.is_finished:
             raise Unavailable("The caching job has not finished.", "Run it again on the same folder: it goes on.")
         return cache
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every range of every source has been distilled, which is done last."""
+        return all(
+            range_name(source, start) in self._manifest for source in self.sources for start in self.starts(source)
+        )
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
     plt-demo                             the set that Rayscope ships, for the model rayscope-demo
     gemma, llama                         circuit-tracer's shortcuts
     ./some/folder                        a local folder: circuit-tracer's, with config.yaml, or SAELens' (`saelens`)
+    ./some/folder/config.yaml            the same
     owner/name, owner/name//sub@main     a Hugging Face repository with config.yaml, at its root or in a folder of it
     release, release//variant            a release of SAELens' directory (`saelens`)
 
@@ -80,6 +81,8 @@ def locate(name: str) -> SetLocation:
     name = SHORTCUTS.get(name, name)
     if Path(name).is_dir():
         return _local(Path(name))
+    if Path(name).name == _CONFIG and Path(name).is_file():
+        return _local(Path(name).parent)
     match = _REPOSITORY.fullmatch(name)
     if match and not name.startswith((".", "/", "~")):
         return _described(Place(match["folder"] or "", match["repo"], match["revision"]))

@@ -103,7 +103,7 @@ class StoredTranscoders:
         if not self._encoder:
             return self._rows(self._layers[layer].encoder, indices)
         self._check(indices)
-        return self._encoder[layer][indices.to(self._device)]
+        return self._encoder[layer].index_select(0, indices.to(self._device))
 
     @torch.no_grad()
     def decoder_rows(self, layer: int, indices: Tensor) -> Tensor:
@@ -140,9 +140,9 @@ class StoredTranscoders:
         wanted, places = indices.to("cpu").unique(return_inverse=True)  # ascending: neighbours lie in one page
         self._check(wanted)
         whole = stored.read()
-        rows = (whole[:, first_slot:] if first_slot else whole)[wanted]
+        rows = (whole[:, first_slot:] if first_slot else whole).index_select(0, wanted)
         self._budget.used(stored.file)
-        return rows.to(self._device, self._dtype)[places.to(self._device)]
+        return rows.to(self._device, self._dtype).index_select(0, places.to(self._device))
 
     def _check(self, indices: Tensor) -> None:
         """Refuses features that do not exist: on a GPU they would cost the process, not only the request."""

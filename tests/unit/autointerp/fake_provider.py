@@ -37,9 +37,14 @@ class Call:
     answered: bool = False
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is a completion of a plain text."""
+        return "prompt" in self.body
+
+    @property
     def prompt(self) -> str:
-        """The last message."""
-        return self.body["messages"][-1]["content"]
+        """The plain text, or the last message."""
+        return self.body["prompt"] if self.is_plain else self.body["messages"][-1]["content"]
 
 
 Act: TypeAlias = Callable[["FakeProvider", Call, web.Request], Awaitable[web.StreamResponse]]
@@ -151,6 +156,7 @@ class FakeProvider:
         keys: Keys that are known; None: every one.
         prices: Dollars per token read and written, sent as `usage.cost` if given.
         calls: All calls so far.
+        connections: Connections that calls came over.
         in_flight: Calls being answered.
         peak_in_flight: The most there were.
     """
@@ -163,6 +169,7 @@ class FakeProvider:
     calls: list[Call] = field(default_factory=list)
     in_flight: int = 0
     peak_in_flight: int = 0
+    connections: set[object] = field(default_factory=set)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __aenter__(self) -> Self:
@@ -170,6 +177,7 @@ class FakeProvider:
         self._changed = asyncio.Condition()
         app = web.Application(client_max_size=2**26)
         app.router.add_post("/v1/chat/completions", self._handle)
+        app.router.add_post("/v1/completions", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -228,9 +236,28 @@ class FakeProvider:
             ]
         return reply
 
+    def plain_completion(self, call: Call, text: str) -> dict[str, Any]:
+        """A reply to a plain text, as vLLM writes it: with `echo` the prompt is part of it."""
+        body = call.body
+        prompt, written = words(body["prompt"]), words(text)[: body["max_tokens"]]
+        shown = [*(prompt if body.get("echo") else []), *written]
+        choice: dict[str, Any] = {"index": 0, "text": "".join(shown), "finish_reason": "length"}
+        if body.get("logprobs"):
+            chances: list[float | None] = [-1.5] * len(shown)
+            if body.get("echo"):
+                chances[0] = None
+            tops = [
+                None if chance is None else {word: chance, f"not {word}": -0.5}
+                for word, chance in zip(shown, chances, strict=True)
+            ]
+            choice["logprobs"] = {"tokens": shown, "token_logprobs": chances, "top_logprobs": tops}
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(written)}
+        return {"id": f"call-{call.number}", "model": body["model"], "choices": [choice], "usage": usage}
+
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
+        self.connections.add(request.protocol)
         try:
             headers = {name.lower(): value for name, value in request.headers.items()}
             call = Call(len(self.calls), await request.json(), headers, self.in_flight)
@@ -252,7 +279,8 @@ class FakeProvider:
         if act is not None:
             return await act(self, call, request)
         call.answered = True
-        return web.json_response(self.completion(call, self.answer(call)))
+        form = self.plain_completion if call.is_plain else self.completion
+        return web.json_response(form(call, self.answer(call)))
 
     async def _tell(self) -> None:
         async with self._changed:

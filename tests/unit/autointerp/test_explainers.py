@@ -1,6 +1,8 @@
 """Explainers ask what delphi or the peer asks, and never pass a failure off as an explanation."""
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -16,8 +18,9 @@ from core.autointerp.explainers.default import (
     SingleTokenExplainer,
     SingleTokenParameters,
 )
-from core.autointerp.explainers.explainer import read_marked_answer
-from core.errors import InvalidRequest, Unauthorized
+from core.autointerp.explainers.explainer import Explainer, read_marked_answer, stronger_half
+from core.autointerp.explainers.max_activation import MaxActivationExplainer, MaxActivationParameters
+from core.errors import InvalidRequest, PromptTooLong, Unauthorized
 
 from .scripted import ScriptedModel, cats_and_stones, in_turn
 
@@ -117,3 +120,46 @@ def test_questions_that_differ_have_different_hashes() -> None:
 def test_the_first_mark_begins_the_explanation() -> None:
     assert read_marked_answer("a [EXPLANATION]: b\nc [EXPLANATION]: d ") == "b\nc [EXPLANATION]: d"
     assert read_marked_answer("nothing") is None
+
+
+TOO_LONG = PromptTooLong("the prompt is too long")
+RECORD = cats_and_stones()
+
+
+@pytest.mark.parametrize(
+    "explainer",
+    [
+        lambda model: DefaultExplainer(model, DefaultParameters()),
+        lambda model: ContrastiveExplainer(model, ContrastiveParameters()),
+        lambda model: MaxActivationExplainer(model, MaxActivationParameters()),
+    ],
+)
+def test_a_prompt_that_is_too_long_is_asked_once_more_with_the_stronger_half(
+    explainer: Callable[[ScriptedModel], Explainer],
+) -> None:
+    model = ScriptedModel(in_turn(TOO_LONG, "[EXPLANATION]: cats\nExplanation: cats"))
+    found = asyncio.run(explainer(model).explain(RECORD))
+    assert found.status == "ok"
+    all_of_them, half = (ask.messages[-1].content for ask in model.asked)
+    for number in range(5):  # the first are the strongest
+        assert f"slept {number}" in all_of_them
+        assert (f"slept {number}" in half) == (number < 3)
+
+
+def test_single_tokens_that_are_too_many_are_halved_as_well() -> None:
+    model = ScriptedModel(in_turn(TOO_LONG, GOOD))
+    asyncio.run(SingleTokenExplainer(model, SingleTokenParameters()).explain(RECORD))
+    assert [ask.messages[-1].content.count(" cat") for ask in model.asked] == [5, 3]
+
+
+def test_the_stronger_half_keeps_the_order_it_came_in() -> None:
+    examples = [Example(("a",), (strength,)) for strength in (1.0, 3.0, 2.0, 5.0, 4.0)]
+    assert [one.maximum for one in stronger_half(examples)] == [3.0, 5.0, 4.0]
+
+
+@pytest.mark.parametrize(("n_train", "asked_times"), [(5, 2), (1, 1)])
+def test_a_half_that_is_too_long_or_a_single_example_is_an_error(n_train: int, asked_times: int) -> None:
+    model = ScriptedModel(in_turn(TOO_LONG))
+    with pytest.raises(PromptTooLong):
+        asyncio.run(DefaultExplainer(model, DefaultParameters()).explain(replace(RECORD, train=RECORD.train[:n_train])))
+    assert len(model.asked) == asked_times

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from core.autointerp.description import AutointerpDescription
 from core.autointerp.examples import Example
 from core.autointerp.language_model import Usage
+from core.autointerp.providers.endpoint import OPENROUTER
 from core.autointerp.results import Explanation, Score
 from core.autointerp.scorers.rows import Judgement, Row, Similarity
 from core.errors import InvalidRequest, RayscopeError
@@ -26,6 +28,8 @@ LOUD = {"tokens": ["Le", " chat"], "values": [0, 4.5]}
 FAINT = {"tokens": ["Un", " chat"], "values": [0.5, 0]}
 QUIET = {"tokens": ["The", " dog"], "values": [0, 0]}
 MIXED = {"tokens": ["A", " cow"], "values": [1, -2]}
+NO_KEY = AutointerpDescription()
+OUR_KEY = AutointerpDescription(own_keys=(OPENROUTER,))
 USAGE = Usage(prompt_tokens=10, completion_tokens=3, cost_usd=0.5, calls=2, retries=1, cached=0)
 
 
@@ -88,7 +92,7 @@ def test_what_a_score_can_not_do_without_is_asked_for() -> None:
 
 
 def test_what_is_left_out_is_asked_as_the_peer_asks() -> None:
-    asking = asking_of(explain(LOUD), None, None)
+    asking = asking_of(explain(LOUD), None, NO_KEY)
     assert (asking.model, asking.provider, asking.base_url) == ("m", "openrouter", None)
     assert (asking.temperature, asking.max_tokens, asking.seed) == (1.0, 500, None)
     assert (asking.prompt_style, asking.show_activations) == ("neuronpedia", False)
@@ -96,41 +100,42 @@ def test_what_is_left_out_is_asked_as_the_peer_asks() -> None:
 
 def test_what_is_sent_is_asked_with() -> None:
     sent = {"temperature": 0, "maxTokens": 9, "seed": 0, "promptStyle": "delphi", "showActivations": True}
-    asking = asking_of(explain(LOUD, **sent, baseUrl="https://a.example/v1"), None, None)
+    asking = asking_of(explain(LOUD, **sent, baseUrl="https://a.example/v1"), None, NO_KEY)
     assert (asking.temperature, asking.max_tokens, asking.seed) == (0.0, 9, 0)
     assert (asking.prompt_style, asking.show_activations, asking.base_url) == ("delphi", True, "https://a.example/v1")
-    assert not asking_of(score(LOUD, showActivations=True), None, None).show_activations
+    assert not asking_of(score(LOUD, showActivations=True), None, NO_KEY).show_activations
 
 
 def test_the_bodys_key_comes_first_then_the_headers_then_the_clusters() -> None:
-    header, own = SecretStr("header-key"), SecretStr("own-key")
+    header = SecretStr("header-key")
 
-    def key(request: Any, *others: SecretStr | None) -> str | None:
-        chosen = asking_of(request, *others).key
+    def key(request: Any, header_key: SecretStr | None, described: AutointerpDescription = OUR_KEY) -> str | None:
+        chosen = asking_of(request, header_key, described).key
         return chosen and chosen.get_secret_value()
 
-    assert key(explain(LOUD), header, own) == "body-key"
-    assert key(explain(LOUD, openrouterKey=None), header, own) == "header-key"
-    assert key(explain(LOUD, openrouterKey=""), None, own) == "own-key"
-    assert key(explain(LOUD, provider="local"), header, own) is None
+    assert key(explain(LOUD), header) == "body-key"
+    assert key(explain(LOUD, openrouterKey=None), header) == "header-key"
+    assert key(explain(LOUD, openrouterKey=""), None) is None
+    assert key(explain(LOUD, provider="local"), header) is None
     with pytest.raises(InvalidRequest, match="no key"):
-        asking_of(explain(LOUD, openrouterKey=None), None, None)
+        key(explain(LOUD, openrouterKey=None), None, NO_KEY)
 
 
-def test_the_clusters_key_goes_to_no_address_that_a_caller_named() -> None:
-    elsewhere = explain(LOUD, openrouterKey=None, baseUrl="https://a.example/v1")
+def test_the_clusters_key_goes_to_no_address_that_it_was_not_configured_for() -> None:
+    elsewhere = explain(LOUD, openrouterKey=None, baseUrl="https://a.example/v1/")
     with pytest.raises(InvalidRequest, match="no key"):
-        asking_of(elsewhere, None, SecretStr("own-key"))
-    assert asking_of(elsewhere, SecretStr("header-key"), SecretStr("own-key")).key == SecretStr("header-key")
+        asking_of(elsewhere, None, OUR_KEY)
+    assert asking_of(elsewhere, SecretStr("header-key"), OUR_KEY).key == SecretStr("header-key")
+    assert asking_of(elsewhere, None, AutointerpDescription(own_keys=("https://a.example/v1",))).key is None
 
 
 def test_an_address_together_with_local_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="provider is local"):
-        asking_of(explain(LOUD, provider="local", baseUrl="https://a.example/v1"), None, None)
+        asking_of(explain(LOUD, provider="local", baseUrl="https://a.example/v1"), None, NO_KEY)
 
 
 def test_a_key_does_not_show_in_what_is_asked_with() -> None:
-    assert "body-key" not in repr(asking_of(explain(LOUD), None, None))
+    assert "body-key" not in repr(asking_of(explain(LOUD), None, NO_KEY))
 
 
 def test_an_explanation_that_could_not_be_read_is_the_peers_sentence() -> None:

@@ -166,7 +166,7 @@ async def test_a_growing_graph_shows_what_is_known_and_nothing_else() -> None:
 async def test_rows_that_are_done_are_reported() -> None:
     said: list[Progress] = []
     run = range(5, 31)
-    async with attributor() as made:
+    async with attributor(SchedulerLimits(block_rows=4, step_rows=4)) as made:
         rows = await made.rows(traced(), run, 4, later(), said.append)
     done = [one.done for one in said]
     assert done == [*range(0, 26, 4), 26]

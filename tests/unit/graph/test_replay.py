@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import core.graph.replay as replay_module
 from core.graph.cost import CostModel, GraphSize
 from core.graph.linear.weights import LinearWeights
 from core.graph.linearised import TargetRows
@@ -119,6 +120,28 @@ def test_two_threads_get_the_same_bits_as_one() -> None:
         futures = [pool.submit(replays[i % 2].rows, targets[i % 2]) for i in range(20)]
         for i, future in enumerate(futures):
             assert torch.equal(future.result(), alone[i % 2])
+
+
+def test_a_small_step_takes_one_thread_and_a_large_one_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+    sweep = replay_module._run
+
+    def counting(*given: Any) -> None:
+        used.append(torch.get_num_threads())
+        sweep(*given)
+
+    monkeypatch.setattr(replay_module, "_run", counting)
+    replay, before = replayed("llama", random_set("plt")), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        small = replay.rows(all_targets(replay))
+        monkeypatch.setattr(replay_module, "_WORTH_SHARING", 0)
+        large = replay.rows(all_targets(replay))
+        assert used == [1, 2]
+        assert torch.get_num_threads() == 2
+        torch.testing.assert_close(small, large)
+    finally:
+        torch.set_num_threads(before)
 
 
 @every_set

@@ -317,7 +317,7 @@ def explained(replay: Replay, seed: int) -> World:
 
 @running
 async def test_progress_is_told_on_the_event_loop_from_none_to_all() -> None:
-    async with bench() as there:
+    async with bench(SchedulerLimits(block_rows=4, step_rows=4)) as there:
         told: list[Progress] = []
         threads: set[int] = set()
 
@@ -328,6 +328,19 @@ async def test_progress_is_told_on_the_event_loop_from_none_to_all() -> None:
         await there.submit(graph(1, 20), Choice(17), report)
         assert told == [Progress(done, 17) for done in (0, 0, 4, 8, 12, 16, 17)]
         assert threads == {threading.get_ident()}
+
+
+@running
+async def test_a_graph_without_neighbours_has_as_many_blocks_in_a_step_as_there_is_room_for() -> None:
+    async with bench(SchedulerLimits(block_rows=4, step_rows=13)) as there:
+        assert equal(await there.submit(graph(1, 30), Choice(27)), alone(graph(1, 30), Choice(27)))
+        steps = [[rows for _, rows in step] for step in there.device.steps]
+        assert steps == [[3], [4, 4, 4], [4, 4, 4], [3]]  # the targets decide what comes next
+        together = there.submit(graph(2, 30)), there.submit(graph(3, 30))
+        await asyncio.gather(*together)
+        shared = [[who for who, _ in step] for step in there.device.steps[len(steps) :] if len({*dict(step)}) > 1]
+        assert shared
+        assert all(len({*step}) == len(step) for step in shared)
 
 
 @running
@@ -497,7 +510,7 @@ async def test_a_broken_device_fails_every_graph_and_takes_no_more() -> None:
 
 @running
 async def test_a_graph_that_is_late_leaves_whether_it_waits_or_not() -> None:
-    async with bench(SchedulerLimits(block_rows=4, max_running=1)) as there:
+    async with bench(SchedulerLimits(block_rows=4, step_rows=4, max_running=1)) as there:
         first, second = there.submit(graph(1, 400), seconds=10.0), there.submit(graph(2), seconds=5.0)
         third = there.submit(graph(3), seconds=500.0)
         await there.device.has_begun(2)
@@ -528,7 +541,7 @@ async def test_a_caller_is_freed_at_its_deadline_while_a_step_is_under_way() -> 
 
 @running
 async def test_a_full_queue_refuses_with_the_measured_time() -> None:
-    async with bench(SchedulerLimits(block_rows=4, max_running=1, max_queue=1)) as there:
+    async with bench(SchedulerLimits(block_rows=4, step_rows=4, max_running=1, max_queue=1)) as there:
 
         def takes_a_second() -> None:
             there.clock.now += 1.0

@@ -58,7 +58,7 @@ def check_rows(transcoders: StoredTranscoders, folder: Path) -> None:
 def test_a_local_folder_opens_by_absolute_and_by_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = plt(tmp_path / "sets" / "mine")
     monkeypatch.chdir(tmp_path)
-    for name in (str(folder), "sets/mine", "./sets/mine"):
+    for name in (str(folder), "sets/mine", "./sets/mine", "sets/mine/config.yaml", str(folder / "config.yaml")):
         transcoders = opened(name)
         assert transcoders.shape.name == "mine"
         check_rows(transcoders, folder)

@@ -1,6 +1,6 @@
 """Promises of `core.graph.turns`."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.graph.turns import Turns, Want
@@ -8,6 +8,7 @@ from core.graph.turns import Turns, Want
 BLOCKS = st.tuples(st.integers(1, 40), st.integers(1, 50))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 50), st.booleans()), max_size=8), st.integers(1, 60))
 def test_a_step_has_somebody_and_no_more_rows_than_there_is_room_for(
     wishes: list[tuple[int, int, bool]], room: int
@@ -22,6 +23,7 @@ def test_a_step_has_somebody_and_no_more_rows_than_there_is_room_for(
         assert not taken or wants[taken[0]].urgent == any(want.urgent for want in wants.values())
 
 
+@settings(deadline=None)
 @given(st.lists(BLOCKS, min_size=1, max_size=6), st.integers(1, 100), st.integers(1, 60))
 def test_graphs_that_always_have_rows_get_the_same_work_to_within_two_blocks(
     blocks: list[tuple[int, int]], room: int, steps: int
@@ -35,6 +37,7 @@ def test_graphs_that_always_have_rows_get_the_same_work_to_within_two_blocks(
         assert max(done.values()) - min(done.values()) <= 2 * max(want.work for want in wants.values())
 
 
+@settings(deadline=None)
 @given(st.lists(BLOCKS, min_size=1, max_size=6), BLOCKS, st.integers(1, 10), st.integers(1, 100), st.integers(0, 20))
 def test_a_small_graph_waits_for_its_own_rows_and_not_for_those_of_others(
     large: list[tuple[int, int]], small: tuple[int, int], n_blocks: int, room: int, head_start: int

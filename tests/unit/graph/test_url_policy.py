@@ -244,7 +244,8 @@ def test_the_connection_goes_to_the_address_that_was_checked_and_the_request_nam
     asyncio.run(run())
 
 
-def test_a_connection_serves_one_request_and_so_one_name() -> None:
+def asked_of_a_server_that_keeps_connections(names: Names, hosts: Sequence[str]) -> int:
+    """Asks a server on this machine by these names, one after the other; how many connections it took."""
     connections: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -257,13 +258,23 @@ def test_a_connection_serves_one_request_and_so_one_name() -> None:
     async def run() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        transport = CheckedTransport(UrlPolicy(loopback=True), resolve=Names(["127.0.0.1"]))
+        transport = CheckedTransport(UrlPolicy(loopback=True), resolve=names)
         async with server, httpx.AsyncClient(transport=transport) as client:
-            for host in ("localhost", "127.0.0.1", "localhost"):
+            for host in hosts:
                 assert (await client.get(f"http://{host}:{port}/")).text == "ok"
-        assert len(connections) == 3
 
     asyncio.run(run())
+    return len(connections)
+
+
+def test_a_connection_is_kept_for_its_name_and_serves_no_other() -> None:
+    hosts = ["localhost", "127.0.0.1", "localhost", "127.0.0.1", "localhost"]
+    assert asked_of_a_server_that_keeps_connections(Names(["127.0.0.1"]), hosts) == 2
+
+
+def test_a_connection_that_is_kept_is_not_used_once_its_name_is_somewhere_else() -> None:
+    with pytest.raises(UrlRefused):
+        asked_of_a_server_that_keeps_connections(Names(["127.0.0.1"], ["10.0.0.1"]), ["localhost", "localhost"])
 
 
 def test_a_name_that_can_not_be_resolved_is_a_failed_connection() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.autointerp.caching import job, parts
+from core.autointerp.caching import loaded, parts
 from core.autointerp.caching.corpus import DemoTexts, FileTexts
-from core.autointerp.caching.job import cache_activations
-from core.autointerp.caching.manifest import FILE_NAME, Manifest
+from core.autointerp.caching.job import CachingJob, cache_activations
+from core.autointerp.caching.manifest import FILE_NAME, Manifest, Unit
 from core.autointerp.caching.reservoirs import ReservoirShape
 from core.autointerp.caching.stored import StoredCache
 from core.catalogue.catalogue import SourceFilter
@@ -83,7 +83,7 @@ def test_a_crash_at_any_write_is_made_good(tmp_path, demo_folder, monkeypatch, s
 
 
 def test_a_finished_job_is_known_without_loading_the_model(demo_folder, monkeypatch):
-    monkeypatch.setattr(job.EagerModel, "load", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(loaded.EagerModel, "load", lambda *_, **__: pytest.fail("the model was loaded"))
     before = bytes_of(demo_folder)
     result = cache_activations(demo_spec(demo_folder))
     assert result.windows == 40
@@ -96,13 +96,19 @@ def test_only_parts_that_are_missing_are_recorded(tmp_path, monkeypatch, demo_fo
     cache_activations(demo_spec(tmp_path))
     (tmp_path / "records/1-res-demo/part-00003.safetensors").unlink()
     made = []
-    record_part = job.record_part
-    monkeypatch.setattr(job, "record_part", lambda *given: made.append(given[1].number) or record_part(*given))
+    record_part = loaded.record_part
+    monkeypatch.setattr(loaded, "record_part", lambda *given: made.append(given[1].number) or record_part(*given))
     cache_activations(demo_spec(tmp_path))
     assert made == [3]
-    assert (tmp_path / "records/1-res-demo/part-00003.safetensors").read_bytes() == (
-        demo_folder / "records/1-res-demo/part-00003.safetensors"
-    ).read_bytes()
+    assert bytes_of(tmp_path) == bytes_of(demo_folder)  # in the same order, too
+
+
+def test_files_that_a_worker_wrote_elsewhere_are_not_entered(tmp_path):
+    begun = CachingJob.begin(demo_spec(tmp_path / "cache"))
+    file = parts.write_tensors(tmp_path / "elsewhere", "x.safetensors", {"x": np.arange(3)})
+    with pytest.raises(Unavailable, match="not in the cache's folder"):
+        begun.add(Unit("part/0", (file,), {"windows": 8}))
+    assert begun.parts == []
 
 
 def test_damage_is_found_by_its_sum_and_made_good(tmp_path, demo_folder):
@@ -195,8 +201,6 @@ def test_a_part_with_too_many_activations_leaves_nothing_behind(tmp_path):
 def test_a_line_cut_short_is_no_line_and_damage_inside_is_said(tmp_path):
     manifest = Manifest.open(tmp_path, {"job": 1})
     file = parts.write_tensors(tmp_path, "x.safetensors", {"x": np.arange(3)})
-    from core.autointerp.caching.manifest import Unit
-
     manifest.add(Unit("part/0", (file,), {"n": 3}))
     with (tmp_path / FILE_NAME).open("ab") as stream:
         stream.write(b'{"unit": "part/1", "fi')

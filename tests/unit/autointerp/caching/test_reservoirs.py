@@ -21,6 +21,7 @@ from core.autointerp.caching.reservoirs import (
     silent_windows,
     tensors_of,
 )
+from core.autointerp.caching.samples import best_of, contenders
 from core.autointerp.seeds import derive_seed
 
 N_LATENTS, N_WINDOWS, CONTEXT = 5, 24, 8
@@ -174,3 +175,25 @@ def test_a_choice_has_as_many_as_there_are(n, count, expected):
     chosen = choose(3, n, count)
     assert len(chosen) == len(set(chosen.tolist())) == expected
     assert sorted(chosen.tolist()) == chosen.tolist()
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 40), kind=st.sampled_from(["activations", "chances", "equal"]))
+def test_the_best_are_found_without_sorting_all_and_are_those_of_a_sort(seed, k, kind):
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(0, rng.integers(1, 30), 2000)
+    order_by = {
+        "activations": lambda: np.exp(rng.normal(0, 4, 2000)).astype(np.float32).astype(np.float64),
+        "chances": lambda: rng.random(2000),
+        "equal": lambda: np.full(2000, 0.25),
+    }[kind]()
+    windows = rng.permutation(2000)
+    expected = []
+    for group in range(30):
+        here = np.flatnonzero(groups == group)
+        expected += sorted(here.tolist(), key=lambda at: (-order_by[at], windows[at]))[:k]
+    assert best_of(groups, order_by, windows, k).tolist() == expected
+    left = contenders(groups, order_by, k)
+    assert set(expected) <= set(left.tolist())
+    if kind == "chances" and k <= 5 and len(set(groups)) == 1:
+        assert len(left) < 1000  # few are sorted

@@ -135,6 +135,89 @@ async def test_log_probabilities_of_the_prompt_are_vllms(world: World) -> None:
     assert reply.prompt[2].top == ((" cat", -1.5), ("not  cat", -0.5))
 
 
+PLAIN = Ask((ChatMessage("user", "the cat sat"),), 1, 0.0, top_logprobs=5, prompt_logprobs=True)
+
+
+@against()
+async def test_a_plain_text_is_echoed_with_its_log_probabilities(world: World) -> None:
+    reply = await world.model().ask(PLAIN)
+    assert world.provider.calls[0].body == {
+        "model": "m",
+        "prompt": "the cat sat",
+        "max_tokens": 1,
+        "temperature": 0.0,
+        "echo": True,
+        "logprobs": 5,
+    }
+    assert [(token.text, token.logprob) for token in reply.prompt] == [("the", 0.0), (" cat", -1.5), (" sat", -1.5)]
+    assert reply.prompt[2].top == ((" sat", -1.5), ("not  sat", -0.5))
+    assert (reply.text, [token.text for token in reply.tokens]) == ("yes", ["yes"])
+    assert reply.usage == Usage(3, 1, calls=1)
+
+
+def without_echo(call: fake.Call) -> Act | None:
+    """A provider that completes, and says nothing of the prompt."""
+    body = {"choices": [{"text": " down", "logprobs": {"tokens": [" down"], "token_logprobs": [-1.0]}}]}
+    counted = {"usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+    return fake.says({**body, **counted}) if call.is_plain else None
+
+
+@pytest.mark.parametrize(
+    ("plain", "calls"),
+    [
+        (lambda call: fake.status(404, "Not Found") if call.is_plain else None, 1),
+        (lambda call: fake.status(405, "Method Not Allowed") if call.is_plain else None, 1),
+        (lambda call: fake.status(400, "echo is not supported") if call.is_plain else None, 1),
+        (without_echo, 2),
+    ],
+)
+def test_a_provider_without_plain_texts_is_asked_by_vllms_chat_from_then_on(
+    plain: Callable[[fake.Call], Act | None], calls: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    @against(acts=plain)
+    async def asks(world: World) -> None:
+        model = world.model()
+        first, second = await model.ask(PLAIN), await model.ask(PLAIN)
+        assert [token.text for token in first.prompt] == [token.text for token in second.prompt]
+        assert [call.is_plain for call in world.provider.calls] == [True, False, False]
+        assert world.provider.calls[1].body["prompt_logprobs"] == 5
+        assert (first.usage.calls, second.usage.calls) == (calls, 1)  # what was answered in vain costs, too
+
+    asks(caplog)
+
+
+@against(acts=lambda call: fake.status(404, "no such model"))
+async def test_a_model_that_is_nowhere_does_not_unlearn_plain_texts(world: World) -> None:
+    model = world.model()
+    assert isinstance(await failure(model, PLAIN), ModelNotFound)
+    world.provider.acts = lambda call: None
+    await model.ask(PLAIN)
+    assert [call.is_plain for call in world.provider.calls] == [True, False, True]
+
+
+@against(acts=lambda call: fake.status(401) if call.is_plain else None)
+async def test_a_refused_key_is_not_tried_in_another_form(world: World) -> None:
+    assert isinstance(await failure(world.model(), PLAIN), ProviderAuth)
+    assert len(world.provider.calls) == 1
+
+
+@against(answer=lambda call: call.prompt)
+async def test_calls_share_connections_never_more_than_are_in_flight(world: World) -> None:
+    model = world.model(limits=RateLimits(in_flight=4))
+    questions = [Ask((ChatMessage("user", f"q{number}"),), 5) for number in range(50)]
+    assert [reply.text for reply in await model.ask_all(questions)] == [f"q{number}" for number in range(50)]
+    assert len(world.provider.calls) == 50
+    assert len(world.provider.connections) <= 4
+
+
+@against(acts=[fake.resets(), None, fake.resets(), None], answer=lambda call: call.prompt)
+async def test_a_connection_that_breaks_is_replaced(world: World) -> None:
+    model = world.model()
+    replies = [await model.ask(QUESTION) for _ in range(3)]
+    assert [reply.usage.retries for reply in replies] == [1, 1, 0]
+    assert len(world.provider.connections) == 3
+
+
 @against(acts=lambda call: fake.says({"choices": [{"message": {"content": "yes"}}]}))
 async def test_log_probabilities_that_are_not_given_are_an_error(world: World) -> None:
     assert isinstance(await failure(world.model(), Ask(QUESTION.messages, 5, top_logprobs=5)), ProviderRejected)
@@ -280,7 +363,7 @@ async def test_many_questions_are_answered_in_order_within_the_limits(world: Wor
     assert world.provider.peak_in_flight == 3
 
 
-@against(acts=lambda call: fake.status(429) if call.in_flight > 4 else None, latency=lambda: 0.01)
+@against(acts=lambda call: fake.status(429) if call.in_flight > 4 else None, latency=lambda: 0.05)
 async def test_calls_in_flight_settle_where_a_provider_stops_refusing(world: World) -> None:
     async def briefly(seconds: float) -> None:
         await asyncio.sleep(seconds / 1000)

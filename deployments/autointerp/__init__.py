@@ -1,0 +1,1 @@
+"""Automatic interpretability: replicas that explain and score, and what they share."""
