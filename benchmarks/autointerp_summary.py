@@ -50,13 +50,13 @@ PIPELINE = Setting("delphi, default of its pipeline", "delphi", 10)
 """`Pipeline.run()`."""
 BEST = Setting("delphi, at its best", "delphi", 64)
 """Both scorers of a latent run at once, and its client has httpx's 100 connections: more latents gain nothing."""
+_DELPHI = (COMMAND.name, PIPELINE.name, BEST.name)
 SETTINGS = (
     COMMAND,
     PIPELINE,
     BEST,
-    Setting("Rayscope, by default", "ours", 64, against=(COMMAND.name, PIPELINE.name)),
-    Setting("Rayscope, at its best", "ours", 256, against=(BEST.name,)),
-    Setting("Rayscope, by default, on a cluster", "cluster", 64, against=(COMMAND.name, PIPELINE.name)),
+    Setting("Rayscope, in one process", "ours", 256, against=_DELPHI),
+    Setting("Rayscope, on a cluster", "cluster", 256, against=_DELPHI),
 )
 
 ENGINES: Mapping[str, int | None] = {OURS: None, "delphi, batches of 32": 32, "delphi, batches of 8": 8}

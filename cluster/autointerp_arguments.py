@@ -134,7 +134,7 @@ class AutointerpArgs(StrictArguments):
     attempts: int = Field(6, ge=1, description="Times that a provider is asked the same before it has failed.")
     attempt_timeout_s: float = Field(100.0, gt=0, description="Time for one attempt.")
     retry_s: float = Field(120.0, ge=0, description="No attempt begins later than this after the first.")
-    in_flight: int = Field(64, ge=1, description="Calls at once to a model whose provider lists no limits for it.")
+    in_flight: int = Field(256, ge=1, description="Calls at once to a model whose provider lists no limits for it.")
     kept_replies: int = Field(1_000_000, ge=1, description="Replies kept, so that nothing is paid for twice.")
     explainer: ReplicaArgs = Field(
         default_factory=lambda: ReplicaArgs.model_validate({}), description="Replicas that explain."

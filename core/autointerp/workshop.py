@@ -25,7 +25,7 @@ import httpx
 from core.autointerp.embedder import Embedder
 from core.autointerp.language_model import LanguageModel
 from core.autointerp.prompts import load_prompts
-from core.autointerp.providers.cache import CachedModel, MemoryReplies, ReplyCache
+from core.autointerp.providers.cache import CachedModel, Flights, MemoryReplies, ReplyCache
 from core.autointerp.providers.endpoint import OPENROUTER, Endpoint
 from core.autointerp.providers.gate import Gate
 from core.autointerp.providers.keys import ProviderKey
@@ -160,6 +160,7 @@ class Workshop:
         self._subject = subject
         self._client = open_client(self._rules.urls, transport)
         self._endpoints: OrderedDict[tuple[str, str, str], Endpoint] = OrderedDict()
+        self._flights = Flights()
 
     async def prepare(self) -> None:
         """Loads what the first task would wait for, ten seconds in a thread."""
@@ -195,7 +196,7 @@ class Workshop:
             terms.price,
             self._rules.patience,
         )
-        return CachedModel(asked, self._books.replies, endpoint.place, payer.force)
+        return CachedModel(asked, self._books.replies, endpoint.place, payer.force, self._flights)
 
     async def aclose(self) -> None:
         """Closes connections."""

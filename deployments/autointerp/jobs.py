@@ -34,7 +34,6 @@ from core.autointerp.jobs.snapshots import Snapshots
 from core.autointerp.jobs.specification import JobSpec, Stage, split_source, true_source
 from core.autointerp.jobs.store import JobStore, Request
 from core.autointerp.jobs.units import Event, Spent, UnitResult
-from core.autointerp.providers.endpoint import OPENROUTER
 from core.autointerp.providers.keys import ProviderKey
 from core.autointerp.providers.ledger import Account
 from core.autointerp.providers.rate import RateLimits
@@ -183,7 +182,9 @@ class Jobs:
     def _terms(self, spec: JobSpec, stage: Stage) -> Terms:
         model = spec.model_for(stage)
         assert model is not None  # only such stages are asked about
-        place = LOCAL_PLACE if model.provider == "local" else (model.base_url or OPENROUTER).rstrip("/")
+        place = (
+            LOCAL_PLACE if model.provider == "local" else (model.base_url or self._args.default_base_url).rstrip("/")
+        )
         known = rules_of(self._args).terms_of(place, model.model)
         return Terms(known.price, known.limits or RateLimits(in_flight=self._args.in_flight))
 

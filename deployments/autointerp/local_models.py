@@ -22,6 +22,8 @@ from core.generation.requests import Continuation, Growth
 from deployments.client import ModelClient
 from deployments.gateway.directory import Directory
 
+_LIKELIEST_OF_OURS = 1000  # vLLM gives fewer log-probabilities, the engine of a Runner as many as it is asked
+
 
 class LocalModels:
     """The models of the cluster. Also a `Subject`: each feature's own model.
@@ -71,7 +73,8 @@ class LocalModels:
 
     async def _subject(self, feature: FeatureName) -> SteeredSubject:
         client = await self._directory.find(feature.model)
-        return SteeredSubject(_checking(client), client.served.tokenizer)
+        by_vllm = client.description.steerer is not None
+        return SteeredSubject(_checking(client), client.served.tokenizer, *(() if by_vllm else (_LIKELIEST_OF_OURS,)))
 
 
 def _checking(client: ModelClient) -> Generate:

@@ -44,7 +44,7 @@ class RateLimits:
 
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
-    in_flight: int = 64
+    in_flight: int = 256
 
 
 class _Bucket:

@@ -73,4 +73,5 @@ def _draw(panel: Axes, report: Report, scorer: str) -> None:
     panel.set_ylabel("features")
     panel.set_xlim(lowest, 1.0)
     panel.yaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.legend(frameon=False, fontsize=8)
+    # Below, since bars may be anywhere.
+    panel.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(GROUPS) + 1)
