@@ -2,6 +2,7 @@
 
     rayscope autointerp run rayscope-demo res-demo --max_features 10
     rayscope autointerp report results/rayscope-demo-res-demo
+    rayscope autointerp export results/rayscope-demo-res-demo/cache --delphi latents
 
 Flags are delphi's where it has one for the same thing, and `--max_features` is `--max_latents` as early delphi called
 it.
@@ -16,6 +17,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from cluster.autointerp_export import export
 from cluster.terminal import CONSOLE, refuse, say, words
 from core.errors import RayscopeError
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from core.autointerp.jobs.specification import JobSpec
 
 autointerp = typer.Typer(help="Explain and score features.", no_args_is_help=True)
+autointerp.command()(export)
 _GO_ON = "The same command goes on with it."
 _FOLLOW = "The same command follows it again."
 _INTERRUPTED = 130
