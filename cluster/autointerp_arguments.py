@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from cluster.arguments import SecretSource
 from cluster.autointerp_job_arguments import JobsArgs
+from cluster.replica_arguments import ReplicaArgs
 from cluster.strict import StrictArguments
 from core.autointerp.providers.endpoint import OPENROUTER
 
@@ -56,40 +57,20 @@ class LocalModelsArgs(StrictArguments):
     )
 
 
-class ReplicaArgs(StrictArguments):
-    """Replicas of one deployment."""
+class WorkerArgs(ReplicaArgs):
+    """Replicas that mostly wait for others."""
 
-    min_replicas: int = Field(1, ge=0, description="Replicas kept when idle.")
-    max_replicas: int = Field(1, ge=1, description="Replicas at most.")
-    target_ongoing_requests: float = Field(
-        100, gt=0, description="Requests in progress per replica that autoscaling aims for."
-    )
+    target_ongoing_requests: float = Field(100, gt=0, description="Requests per replica that autoscaling aims for.")
     max_ongoing_requests: int = Field(200, ge=1, description="Requests in progress per replica at most.")
     max_queued_requests: int = Field(1000, ge=1, description="Requests that may wait per caller before it answers 429.")
     num_cpus: float = Field(0.1, ge=0, description="CPUs that each replica reserves for scheduling.")
-    num_gpus: float = Field(0.0, ge=0, le=1, description="Share of a GPU that each replica reserves and may fill.")
-
-    @model_validator(mode="after")
-    def _check_replicas(self) -> Self:
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(f"min_replicas ({self.min_replicas}) is above max_replicas ({self.max_replicas})")
-        return self
 
     def options(self) -> dict[str, Any]:
         """Serve's options for the deployment."""
-        return {
-            "autoscaling_config": {
-                "min_replicas": self.min_replicas,
-                "max_replicas": self.max_replicas,
-                "target_ongoing_requests": self.target_ongoing_requests,
-            },
-            "max_ongoing_requests": self.max_ongoing_requests,
-            "max_queued_requests": self.max_queued_requests,
-            "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},
-        }
+        return {**super().options(), "max_queued_requests": self.max_queued_requests}
 
 
-class EmbedderArgs(ReplicaArgs):
+class EmbedderArgs(WorkerArgs):
     """The embedding model."""
 
     model: str = Field(
@@ -136,11 +117,11 @@ class AutointerpArgs(StrictArguments):
     retry_s: float = Field(120.0, ge=0, description="No attempt begins later than this after the first.")
     in_flight: int = Field(256, ge=1, description="Calls at once to a model whose provider lists no limits for it.")
     kept_replies: int = Field(1_000_000, ge=1, description="Replies kept, so that nothing is paid for twice.")
-    explainer: ReplicaArgs = Field(
-        default_factory=lambda: ReplicaArgs.model_validate({}), description="Replicas that explain."
+    explainer: WorkerArgs = Field(
+        default_factory=lambda: WorkerArgs.model_validate({}), description="Replicas that explain."
     )
-    scorer: ReplicaArgs = Field(
-        default_factory=lambda: ReplicaArgs.model_validate({}), description="Replicas that score."
+    scorer: WorkerArgs = Field(
+        default_factory=lambda: WorkerArgs.model_validate({}), description="Replicas that score."
     )
     embedder: EmbedderArgs | None = Field(
         None, description="The embedding model. Default: none, and scorers that need one are refused."

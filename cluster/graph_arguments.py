@@ -1,46 +1,24 @@
 """Typed arguments of an attribution-graph application: one model with one set of transcoders, in four stages."""
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from cluster.replica_arguments import ReplicaArgs
 from cluster.strict import StrictArguments
 
 Engine = Literal["auto", "replay", "autograd", "circuit-tracer"]
 
 
-class StageArgs(StrictArguments):
+class StageArgs(ReplicaArgs):
     """One stage's replicas. Under an application-level policy the limits stay, the number is the policy's."""
 
-    num_gpus: float = Field(0.0, ge=0, le=1, description="Share of a GPU that each replica reserves and may fill.")
-    num_cpus: float = Field(0.25, ge=0, description="CPUs that each replica reserves for scheduling.")
+    min_replicas: int = Field(1, ge=1, description="Replicas kept when idle.")
     threads: int | None = Field(
         None,
         ge=1,
         description="Threads of one replica on a CPU. Default: all cores. Products too small to share take one.",
     )
-    min_replicas: int = Field(1, ge=1, description="Replicas kept when idle.")
-    max_replicas: int = Field(1, ge=1, description="Replicas at most.")
-    max_ongoing_requests: int = Field(16, ge=1, description="Requests in progress per replica at most.")
-    target_ongoing_requests: float = Field(2, gt=0, description="Requests per replica that autoscaling aims for.")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(f"min_replicas ({self.min_replicas}) is above max_replicas ({self.max_replicas})")
-        return self
-
-    def options(self) -> dict[str, Any]:
-        """Serve's options for the stage."""
-        return {
-            "autoscaling_config": {
-                "min_replicas": self.min_replicas,
-                "max_replicas": self.max_replicas,
-                "target_ongoing_requests": self.target_ongoing_requests,
-            },
-            "max_ongoing_requests": self.max_ongoing_requests,
-            "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},
-        }
 
 
 class UploadArgs(StrictArguments):

@@ -5,12 +5,10 @@ leaves open is as the specification has it.
 """
 
 import hashlib
-from collections.abc import Callable
-from typing import Any
 
 import orjson
 from pydantic import SecretStr
-from pydantic.alias_generators import to_camel, to_snake
+from pydantic.alias_generators import to_camel
 
 from core.autointerp.caching.corpus import DatasetTexts, DemoTexts, FileTexts, Texts, WindowShape
 from core.autointerp.caching.reservoirs import ReservoirShape
@@ -33,6 +31,7 @@ from core.autointerp.providers.ledger import Budget
 from core.autointerp.sampling import SamplerSettings
 from core.errors import InvalidRequest
 from core.exchange.autointerp import usage_body
+from core.exchange.spelling import parameters_of, spelt
 from core.wire.autointerp_jobs import (
     CacheMakingBody,
     CachingBody,
@@ -177,11 +176,11 @@ def event_data(event: Event, *, snake_case: bool) -> bytes:
     if event.result is not None and event.kind in ("explanation", "score"):
         line = result_line(event.result, snake_case=snake_case)
         return line.model_dump_json(by_alias=not snake_case).encode()
-    return orjson.dumps(_spelt({"at_s": event.at_s, **event.body}, str if snake_case else to_camel))
+    return orjson.dumps(spelt({"at_s": event.at_s, **event.body}, str if snake_case else to_camel))
 
 
 def _step(body: StepBody) -> Step:
-    return Step(body.type, _named(body.params), body.label)
+    return Step(body.type, parameters_of(body.params), body.label)
 
 
 def _making(body: CacheMakingBody) -> CacheMaking:
@@ -205,14 +204,3 @@ def _texts(body: CacheMakingBody) -> Texts:
         return FileTexts(tuple(body.files), body.text_column)
     assert body.demo_documents is not None
     return DemoTexts(body.demo_documents, body.text_seed)
-
-
-def _named(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Parameters by their own names, whichever casing they were sent in."""
-    return {to_snake(name): _named(value) if isinstance(value, dict) else value for name, value in parameters.items()}
-
-
-def _spelt(value: Any, spell: Callable[[str], str]) -> Any:
-    if isinstance(value, dict):
-        return {spell(name): _spelt(inner, spell) for name, inner in value.items()}
-    return value

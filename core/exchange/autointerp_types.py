@@ -31,6 +31,7 @@ from core.autointerp.types import Need, Type
 from core.errors import InvalidRequest
 from core.exchange.autointerp import provider_key, usage_body
 from core.exchange.autointerp_tasks import OWNER, model_choice
+from core.exchange.spelling import parameters_of, spelt
 from core.wire.autointerp_types import (
     ExplainTypedRequest,
     ExplainTypedResponse,
@@ -95,7 +96,7 @@ def explain_task(
     _check_needs(kind, record, choice)
     if choice is None:
         raise InvalidRequest("The request names no language model.", "Set `model`.")
-    return ExplainTask(kind.name, _named(request.params), record, choice, Payer(OWNER, force=request.force))
+    return ExplainTask(kind.name, parameters_of(request.params), record, choice, Payer(OWNER, force=request.force))
 
 
 def score_task(
@@ -112,7 +113,7 @@ def score_task(
     _check_needs(kind, record, choice)
     if "explanation" in kind.needs and not (request.explanation or "").strip():
         raise InvalidRequest(f"{kind.name} scores an explanation, and there is none.", "Send one.")
-    parameters = _named(request.params)
+    parameters = parameters_of(request.params)
     return ScoreTask(
         kind.name, parameters, record, request.explanation or "", choice, Payer(OWNER, force=request.force)
     )
@@ -220,21 +221,8 @@ def _check_needs(kind: Type[Any], record: FeatureRecord, choice: ModelChoice | N
             raise InvalidRequest(f"{kind.name} {what}.", hint)
 
 
-def _named(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters by their own names, whichever casing they were sent in."""
-    return {
-        to_snake(name): _named(value) if isinstance(value, Mapping) else value for name, value in parameters.items()
-    }
-
-
 def _row(row: Row, spell: Callable[[str], str]) -> dict[str, Any]:
-    return {"kind": spell(to_snake(type(row).__name__)), **_spelt(dataclasses.asdict(row), spell)}
-
-
-def _spelt(value: Any, spell: Callable[[str], str]) -> Any:
-    if isinstance(value, dict):
-        return {spell(name): _spelt(inner, spell) for name, inner in value.items()}
-    return [_spelt(inner, spell) for inner in value] if isinstance(value, (list, tuple)) else value
+    return {"kind": spell(to_snake(type(row).__name__)), **spelt(dataclasses.asdict(row), spell)}
 
 
 def _type(kind: Type[Any], aliases: Mapping[str, str], here: Mapping[str, bool]) -> TypeBody:

@@ -11,7 +11,7 @@ from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.config import BackpressureConfig
 
-from cluster.autointerp_arguments import AutointerpArgs, ReplicaArgs
+from cluster.autointerp_arguments import AutointerpArgs, WorkerArgs
 from deployments.autointerp.bookkeeper import Bookkeeper
 from deployments.autointerp.embedder import Embedder
 from deployments.autointerp.explainer import Explainer
@@ -45,7 +45,7 @@ def _single(cls: type, args: AutointerpArgs) -> Deployment:
     )
 
 
-def _replicas(cls: type, args: ReplicaArgs) -> Deployment:
+def _replicas(cls: type, args: WorkerArgs) -> Deployment:
     return _deployment(cls).options(
         **args.options(),
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=_RETRY_AFTER_S),

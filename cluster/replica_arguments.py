@@ -1,0 +1,36 @@
+"""Typed arguments of a deployment's replicas, and Serve's options that they come to."""
+
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from cluster.strict import StrictArguments
+
+
+class ReplicaArgs(StrictArguments):
+    """Replicas of one deployment."""
+
+    min_replicas: int = Field(1, ge=0, description="Replicas kept when idle.")
+    max_replicas: int = Field(1, ge=1, description="Replicas at most.")
+    target_ongoing_requests: float = Field(2, gt=0, description="Requests per replica that autoscaling aims for.")
+    max_ongoing_requests: int = Field(16, ge=1, description="Requests in progress per replica at most.")
+    num_cpus: float = Field(0.25, ge=0, description="CPUs that each replica reserves for scheduling.")
+    num_gpus: float = Field(0.0, ge=0, le=1, description="Share of a GPU that each replica reserves and may fill.")
+
+    @model_validator(mode="after")
+    def _check_replicas(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas ({self.min_replicas}) is above max_replicas ({self.max_replicas})")
+        return self
+
+    def options(self) -> dict[str, Any]:
+        """Serve's options for the deployment."""
+        return {
+            "autoscaling_config": {
+                "min_replicas": self.min_replicas,
+                "max_replicas": self.max_replicas,
+                "target_ongoing_requests": self.target_ongoing_requests,
+            },
+            "max_ongoing_requests": self.max_ongoing_requests,
+            "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},
+        }
