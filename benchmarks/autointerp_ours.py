@@ -23,11 +23,12 @@ from benchmarks.autointerp_cases import SOURCE, Cases
 from benchmarks.autointerp_timing import AskingOrder, Found, Stopwatch, report
 from core.autointerp.caching.progress import CachingProgress
 from core.autointerp.examples import FeatureName, FeatureRecord
+from core.autointerp.jobs.choices import AskedModel, CacheChoice, LatentChoice, Step
 from core.autointerp.jobs.control import JobControl
 from core.autointerp.jobs.driver import Driver
 from core.autointerp.jobs.journal import ChargeFile
 from core.autointerp.jobs.schema import JobFile
-from core.autointerp.jobs.specification import AskedModel, CacheChoice, JobSpec, LatentChoice, Step
+from core.autointerp.jobs.specification import JobSpec
 from core.autointerp.jobs.store import JobStore
 from core.autointerp.jobs.units import UnitResult
 from core.autointerp.providers.cache_file import ReplyFile

@@ -18,16 +18,8 @@ from typing import Any, Final, Literal
 
 from core.autointerp.caching.corpus import DatasetTexts, DemoTexts, FileTexts, Texts, WindowShape
 from core.autointerp.caching.reservoirs import ReservoirShape
-from core.autointerp.jobs.specification import (
-    AskedModel,
-    Baseline,
-    CacheChoice,
-    CacheMaking,
-    JobSpec,
-    LatentChoice,
-    Sampling,
-    Step,
-)
+from core.autointerp.jobs.choices import AskedModel, CacheChoice, CacheMaking, LatentChoice, Sampling, Step
+from core.autointerp.jobs.specification import Baseline, JobSpec
 from core.autointerp.providers.ledger import Budget
 from core.autointerp.registry import scorer_type
 from core.autointerp.sampling import SamplerSettings

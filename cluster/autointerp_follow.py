@@ -26,7 +26,8 @@ from pydantic.alias_generators import to_snake
 from cluster.autointerp_flags import RunFlags, job_of, lasting, making_of, sources_of
 from cluster.autointerp_progress import JobProgress
 from core.autointerp.caching.corpus import DatasetTexts, DemoTexts
-from core.autointerp.jobs.specification import AskedModel, CacheChoice, CacheMaking, JobSpec
+from core.autointerp.jobs.choices import AskedModel, CacheChoice, CacheMaking
+from core.autointerp.jobs.specification import JobSpec
 from core.autointerp.jobs.units import ENDED
 from core.autointerp.report.rows import Line
 from core.errors import InvalidRequest, RayscopeError, Unavailable

@@ -25,6 +25,7 @@ from cluster.autointerp_flags import CACHE, RunFlags, job_of, lasting, making_of
 from cluster.autointerp_progress import JobProgress
 from core.autointerp.caching.library import catalogue_tokenizer
 from core.autointerp.embedder import BatchedEmbedder, Embedder, EmbedderSettings, load_sentence_model
+from core.autointerp.jobs.choices import CacheChoice
 from core.autointerp.jobs.control import JobChange, JobControl, JobReport
 from core.autointerp.jobs.driver import Driver
 from core.autointerp.jobs.history import History
@@ -33,7 +34,8 @@ from core.autointerp.jobs.records import Caches
 from core.autointerp.jobs.results import as_line
 from core.autointerp.jobs.run import caching_told
 from core.autointerp.jobs.schema import JobFile
-from core.autointerp.jobs.specification import CacheChoice, JobSpec, split_source
+from core.autointerp.jobs.sources import split_source
+from core.autointerp.jobs.specification import JobSpec
 from core.autointerp.jobs.store import JobStore, Request
 from core.autointerp.jobs.units import ACTIVE, Job, Spent
 from core.autointerp.providers.cache_file import ReplyFile

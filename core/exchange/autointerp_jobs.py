@@ -12,18 +12,11 @@ from pydantic.alias_generators import to_camel
 
 from core.autointerp.caching.corpus import DatasetTexts, DemoTexts, FileTexts, Texts, WindowShape
 from core.autointerp.caching.reservoirs import ReservoirShape
+from core.autointerp.jobs.choices import AskedModel, CacheChoice, CacheMaking, LatentChoice, Sampling, Step
 from core.autointerp.jobs.control import JobChange, JobReport
 from core.autointerp.jobs.estimate import Estimate
 from core.autointerp.jobs.results import as_line
-from core.autointerp.jobs.specification import (
-    AskedModel,
-    CacheChoice,
-    CacheMaking,
-    JobSpec,
-    LatentChoice,
-    Sampling,
-    Step,
-)
+from core.autointerp.jobs.specification import JobSpec
 from core.autointerp.jobs.store import Request
 from core.autointerp.jobs.units import Event, UnitResult
 from core.autointerp.providers.keys import ProviderKey

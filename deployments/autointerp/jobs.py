@@ -31,7 +31,8 @@ from core.autointerp.jobs.records import Caches, MakeCache
 from core.autointerp.jobs.results import write_parquet
 from core.autointerp.jobs.schema import JobFile
 from core.autointerp.jobs.snapshots import Snapshots
-from core.autointerp.jobs.specification import JobSpec, Stage, split_source, true_source
+from core.autointerp.jobs.sources import split_source, true_source
+from core.autointerp.jobs.specification import JobSpec, Stage
 from core.autointerp.jobs.store import JobStore, Request
 from core.autointerp.jobs.units import Event, Spent, UnitResult
 from core.autointerp.providers.keys import ProviderKey

@@ -7,7 +7,8 @@ import pytest
 
 from cluster.autointerp_flags import RunFlags, asked_model, job_of, lasting, making_of, sources_of
 from core.autointerp.caching.corpus import DatasetTexts, DemoTexts, FileTexts
-from core.autointerp.jobs.specification import AskedModel, CacheChoice, JobSpec
+from core.autointerp.jobs.choices import AskedModel, CacheChoice
+from core.autointerp.jobs.specification import JobSpec
 from core.demo import ARTEFACTS
 from core.demo.oracle import ORACLE_MODEL
 from core.errors import InvalidRequest, NotFound

@@ -15,7 +15,8 @@ from cluster.autointerp_flags import RunFlags, job_of, making_of, sources_of
 from cluster.autointerp_follow import Cluster, body_of, run_there, spec_there
 from cluster.autointerp_progress import JobProgress
 from cluster.autointerp_run import shares_of
-from core.autointerp.jobs.specification import CacheChoice, JobSpec
+from core.autointerp.jobs.choices import CacheChoice
+from core.autointerp.jobs.specification import JobSpec
 from core.autointerp.report.rows import Line, report_of
 from core.errors import InvalidRequest, RayscopeError, Unavailable
 from core.exchange.autointerp_jobs import job_spec

@@ -16,7 +16,8 @@ from random import Random
 from typing import Final
 
 from core.autointerp.examples import Example, FeatureName, FeatureRecord
-from core.autointerp.jobs.specification import JobSpec, LatentChoice, Stage
+from core.autointerp.jobs.choices import LatentChoice
+from core.autointerp.jobs.specification import JobSpec, Stage
 from core.autointerp.jobs.work import Features
 from core.autointerp.language_model import Ask, Reply, Usage
 from core.autointerp.prompts import load_prompts

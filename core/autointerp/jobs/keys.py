@@ -6,7 +6,8 @@ can bring again.
 
 from dataclasses import replace
 
-from core.autointerp.jobs.specification import AskedModel, JobSpec
+from core.autointerp.jobs.choices import AskedModel
+from core.autointerp.jobs.specification import JobSpec
 from core.autointerp.providers.keys import ProviderKey
 
 

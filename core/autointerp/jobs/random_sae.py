@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.autointerp.baselines import Directions, random_directions
-from core.autointerp.jobs.specification import split_source, true_source
+from core.autointerp.jobs.sources import split_source, true_source
 from core.autointerp.seeds import derive_seed
 from core.catalogue.catalogue import find_sources
 from core.errors import InvalidRequest

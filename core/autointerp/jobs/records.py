@@ -29,7 +29,9 @@ from core.autointerp.caching.manifest import FILE_NAME
 from core.autointerp.caching.progress import CachingProgress
 from core.autointerp.caching.stored import StoredCache
 from core.autointerp.examples import Example, FeatureName, FeatureRecord
-from core.autointerp.jobs.specification import CacheMaking, JobSpec, is_random, split_source
+from core.autointerp.jobs.choices import CacheMaking
+from core.autointerp.jobs.sources import is_random, split_source
+from core.autointerp.jobs.specification import JobSpec
 from core.autointerp.legacy_sampling import sample_as_delphi
 from core.autointerp.sampling import sample
 from core.catalogue.catalogue import SourceFilter

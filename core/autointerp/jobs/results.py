@@ -10,7 +10,8 @@ from typing import IO, Any, Final
 
 import orjson
 
-from core.autointerp.jobs.specification import NO_EXPLAINER, is_random
+from core.autointerp.jobs.sources import is_random
+from core.autointerp.jobs.specification import NO_EXPLAINER
 from core.autointerp.jobs.units import UnitResult
 from core.autointerp.results import Explanation, Score
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from core.autointerp.caching.stored import StoredCache
 from core.autointerp.examples import Example, FeatureName
-from core.autointerp.jobs.specification import split_source
+from core.autointerp.jobs.sources import split_source
 from core.autointerp.negatives import nearest_features, neighbour_negatives
 from core.catalogue.catalogue import find_sources
 from core.prompts import PromptTokenizer

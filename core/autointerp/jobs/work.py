@@ -18,10 +18,11 @@ from typing import Any, Final, Protocol
 
 from core.autointerp.baselines import random_explanation
 from core.autointerp.examples import FeatureName, FeatureRecord
+from core.autointerp.jobs.choices import AskedModel
 from core.autointerp.jobs.history import History
 from core.autointerp.jobs.keys import KeyRing
 from core.autointerp.jobs.results import explanation_result, score_result
-from core.autointerp.jobs.specification import AskedModel, JobSpec
+from core.autointerp.jobs.specification import JobSpec
 from core.autointerp.jobs.units import (
     ATTEMPTS,
     NO_EXPLANATION,

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from core.autointerp.examples import FeatureName, FeatureRecord
+from core.autointerp.jobs.choices import AskedModel, CacheChoice, LatentChoice, Step
 from core.autointerp.jobs.control import JobControl
 from core.autointerp.jobs.driver import Driver, OpenFeatures
 from core.autointerp.jobs.schema import JobFile
-from core.autointerp.jobs.specification import AskedModel, CacheChoice, JobSpec, LatentChoice, Step
+from core.autointerp.jobs.specification import JobSpec
 from core.autointerp.jobs.store import JobStore
 from core.autointerp.jobs.units import ENDED, Job, UnitResult
 from core.autointerp.language_model import Usage

@@ -3,8 +3,9 @@
 import asyncio
 from pathlib import Path
 
+from core.autointerp.jobs.choices import AskedModel, Step
 from core.autointerp.jobs.control import JobChange
-from core.autointerp.jobs.specification import AskedModel, JobSpec, Step
+from core.autointerp.jobs.specification import JobSpec
 from core.autointerp.providers.ledger import Budget
 from tests.unit.autointerp.fake_provider import Call, FakeProvider
 from tests.unit.autointerp.jobs.scripted_jobs import Desk, job_spec

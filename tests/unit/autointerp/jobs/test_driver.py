@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from core.autointerp.jobs.choices import AskedModel, LatentChoice, Step
 from core.autointerp.jobs.control import JobChange
 from core.autointerp.jobs.driver import DriverLimits
-from core.autointerp.jobs.specification import AskedModel, LatentChoice, Step
 from core.autointerp.jobs.units import Spent
 from core.autointerp.providers.keys import ProviderKey
 from core.autointerp.providers.ledger import Budget

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from core.autointerp.jobs.choices import Step
 from core.autointerp.jobs.estimate import Terms, estimate
-from core.autointerp.jobs.specification import Step
 from core.autointerp.language_model import Ask
 from core.autointerp.providers.pricing import Price, prompt_tokens
 from core.autointerp.providers.rate import RateLimits

@@ -7,10 +7,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from core.autointerp.jobs.choices import AskedModel, Step
 from core.autointerp.jobs.history import History
 from core.autointerp.jobs.journal import ChargeFile
 from core.autointerp.jobs.schema import JobFile
-from core.autointerp.jobs.specification import AskedModel, JobSpec, Step
+from core.autointerp.jobs.specification import JobSpec
 from core.autointerp.jobs.store import JobStore
 from core.autointerp.jobs.units import account_of
 from tests.unit.autointerp.fake_provider import Act, Call, FakeProvider, hangs

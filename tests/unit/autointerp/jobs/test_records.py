@@ -16,8 +16,9 @@ from core.autointerp.caching.progress import CachingProgress
 from core.autointerp.caching.reservoirs import ReservoirShape
 from core.autointerp.caching.specification import CachingSpec
 from core.autointerp.examples import FeatureName, FeatureRecord
+from core.autointerp.jobs.choices import CacheChoice, CacheMaking, Sampling
 from core.autointerp.jobs.records import CachedFeatures, Caches
-from core.autointerp.jobs.specification import CacheChoice, CacheMaking, JobSpec, Sampling
+from core.autointerp.jobs.specification import JobSpec
 from core.autointerp.sampling import SamplerSettings
 from core.demo import DEMO_MODEL_ID
 from core.errors import InvalidRequest, NotFound

@@ -5,19 +5,9 @@ from typing import Any
 import pytest
 
 from core.autointerp.caching.corpus import DatasetTexts, DemoTexts, FileTexts
-from core.autointerp.jobs.specification import (
-    AskedModel,
-    CacheChoice,
-    CacheMaking,
-    JobSpec,
-    LatentChoice,
-    Sampling,
-    Stage,
-    Step,
-    is_random,
-    random_source,
-    true_source,
-)
+from core.autointerp.jobs.choices import AskedModel, CacheChoice, CacheMaking, LatentChoice, Sampling, Step
+from core.autointerp.jobs.sources import is_random, random_source, true_source
+from core.autointerp.jobs.specification import JobSpec, Stage
 from core.autointerp.providers.ledger import Account, Budget
 from core.autointerp.sampling import SamplerSettings
 from core.errors import InvalidRequest, NotFound

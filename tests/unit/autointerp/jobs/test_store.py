@@ -12,9 +12,9 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.strategies import booleans, integers, sampled_from
 
+from core.autointerp.jobs.choices import Step
 from core.autointerp.jobs.history import History
 from core.autointerp.jobs.schema import JobFile
-from core.autointerp.jobs.specification import Step
 from core.autointerp.jobs.store import JobStore, Request
 from core.autointerp.jobs.units import ATTEMPTS, Done, Failed, GivenBack, Job, Skipped, Unit
 from core.autointerp.providers.ledger import Budget
