@@ -13,6 +13,8 @@ class ReplicaArgs(StrictArguments):
     min_replicas: int = Field(1, ge=0, description="Replicas kept when idle.")
     max_replicas: int = Field(1, ge=1, description="Replicas at most.")
     target_ongoing_requests: float = Field(2, gt=0, description="Requests per replica that autoscaling aims for.")
+    upscale_delay_s: float = Field(10.0, ge=0, description="Load must last this long before a replica is added.")
+    downscale_delay_s: float = Field(300.0, ge=0, description="Idleness must last this long before one is removed.")
     max_ongoing_requests: int = Field(16, ge=1, description="Requests in progress per replica at most.")
     num_cpus: float = Field(0.25, ge=0, description="CPUs that each replica reserves for scheduling.")
     num_gpus: float = Field(0.0, ge=0, le=1, description="Share of a GPU that each replica reserves and may fill.")
@@ -30,6 +32,8 @@ class ReplicaArgs(StrictArguments):
                 "min_replicas": self.min_replicas,
                 "max_replicas": self.max_replicas,
                 "target_ongoing_requests": self.target_ongoing_requests,
+                "upscale_delay_s": self.upscale_delay_s,
+                "downscale_delay_s": self.downscale_delay_s,
             },
             "max_ongoing_requests": self.max_ongoing_requests,
             "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},

@@ -28,7 +28,8 @@ CLIENTS = 6
 
 
 def application() -> dict[str, Any]:
-    stage = {"num_cpus": 0.1, "threads": 1, "target_ongoing_requests": 1}
+    delays = {"upscale_delay_s": 1, "downscale_delay_s": 2}
+    stage = {"num_cpus": 0.1, "threads": 1, "target_ongoing_requests": 1, **delays}
     return {
         "name": "graphs",
         "route_prefix": None,
