@@ -11,13 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ray import serve
-from ray.serve.schema import ApplicationStatus, ServeStatus
-
 from core.errors import InvalidRequest, NotFound, RayscopeError
 from core.exchange.graph import unavailable_model
 from deployments.autointerp.client import AutointerpClient
 from deployments.client import ModelClient
+from deployments.gateway.applications import Application, applications
 from deployments.graph.client import GraphClient
 
 _CARD, _PIPELINE, _JOBS = "ModelCard", "GraphPipeline", "Jobs"
@@ -125,8 +123,7 @@ class Directory:
 
     async def statuses(self) -> dict[str, str]:
         """Serve's status of every application."""
-        status = await asyncio.to_thread(serve.status)
-        return {name: app.status.value for name, app in status.applications.items()}
+        return {name: app.status.value for name, app in (await asyncio.to_thread(applications)).items()}
 
     def replicas(self) -> Counter[str]:
         """How many replicas of the models' deployments were in each of Serve's states when last looked at."""
@@ -155,11 +152,11 @@ class Directory:
             await asyncio.sleep(refresh_s)
 
     async def _look(self) -> None:
-        status: ServeStatus = await asyncio.to_thread(serve.status)
-        self._replicas = _replicas(status)
-        self._known = await _known(status, _CARD, self._known, ModelClient.connect)
-        self._graphs = await _known(status, _PIPELINE, self._graphs, GraphClient.connect)
-        self._autointerp = await _known(status, _JOBS, self._autointerp, AutointerpClient.connect)
+        found = await asyncio.to_thread(applications)
+        self._replicas = _replicas(found)
+        self._known = await _known(found, _CARD, self._known, ModelClient.connect)
+        self._graphs = await _known(found, _PIPELINE, self._graphs, GraphClient.connect)
+        self._autointerp = await _known(found, _JOBS, self._autointerp, AutointerpClient.connect)
         known = self._known
         self._by_name = {}
         for _, seen in sorted(known.items()):
@@ -185,17 +182,13 @@ class Directory:
 
 
 async def _known(
-    status: ServeStatus,
+    found: Mapping[str, Application],
     ingress: str,
     before: Mapping[str, _Known[Client]],
     connect: Callable[[str], Awaitable[Client]],
 ) -> dict[str, _Known[Client]]:
     """The applications with this ingress that are up; those that were known and not deployed anew stay as they are."""
-    serving = {
-        name: app.last_deployed_time_s
-        for name, app in status.applications.items()
-        if ingress in app.deployments and app.status in (ApplicationStatus.RUNNING, ApplicationStatus.UNHEALTHY)
-    }
+    serving = {name: app.deployed_at_s for name, app in found.items() if ingress in app.replicas and app.answers}
     known = {name: seen for name, seen in before.items() if serving.get(name) == seen.deployed_at_s}
     for name in serving.keys() - known.keys():
         try:
@@ -205,10 +198,6 @@ async def _known(
     return known
 
 
-def _replicas(status: ServeStatus) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for app in status.applications.values():
-        if _CARD in app.deployments:
-            for name, deployment in app.deployments.items():
-                counts.update(deployment.replica_states if name != _CARD else {})
-    return counts
+def _replicas(found: Mapping[str, Application]) -> Counter[str]:
+    models = [app for app in found.values() if _CARD in app.replicas]
+    return sum((states for app in models for name, states in app.replicas.items() if name != _CARD), Counter[str]())

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,17 +18,17 @@ class Cluster:
         self.looks = 0
         self.began, self.go = threading.Event(), threading.Event()
 
-    def status(self) -> Any:
+    def applications(self) -> dict[str, Any]:
         self.looks += 1
         self.began.set()
         self.go.wait(30)
-        return SimpleNamespace(applications={})
+        return {}
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     cluster = Cluster()
-    monkeypatch.setattr(directory, "serve", cluster)
+    monkeypatch.setattr(directory, "applications", cluster.applications)
     return cluster
 
 

@@ -67,7 +67,7 @@ def run(test: Callable[[FakeProvider], Any], **provider: Any) -> None:
         async with FakeProvider(**provider) as server:
             await test(server)
 
-    asyncio.run(go())
+    asyncio.run(asyncio.wait_for(go(), 120))
 
 
 def test_a_feature_is_explained_and_its_explanation_judged() -> None:
@@ -153,19 +153,37 @@ def test_the_gate_of_a_model_holds_for_all_tasks_with_one_key() -> None:
     async def test(provider: FakeProvider) -> None:
         terms = {(provider.base_url, "m"): Terms(limits=RateLimits(in_flight=2)), (provider.base_url, "*"): Terms()}
         workshop = Workshop(rules(provider, terms=terms))
-        limited = [asyncio.create_task(workshop.score(scoring(by(provider)), soon())) for _ in range(6)]
+        limited = [asyncio.create_task(workshop.score(scoring(by(provider), force=True), soon())) for _ in range(6)]
         await provider.until(lambda server: server.in_flight == 2)
         go.set()
         await asyncio.gather(*limited)
         assert provider.peak_in_flight == 2
         go.clear()
-        others = [asyncio.create_task(workshop.score(scoring(by(provider, model="n")), soon())) for _ in range(6)]
+        free = scoring(by(provider, model="n"), force=True)  # the same question six times, and not once for all
+        others = [asyncio.create_task(workshop.score(free, soon())) for _ in range(6)]
         await provider.until(lambda server: server.in_flight == 30)
         go.set()
         await asyncio.gather(*others)
         await workshop.aclose()
 
     run(test, answer=judged, acts=lambda call: fake.after(go))
+
+
+def test_the_same_question_of_two_tasks_is_asked_once() -> None:
+    go = asyncio.Event()
+
+    async def test(provider: FakeProvider) -> None:
+        workshop = Workshop(rules(provider))
+        tasks = [asyncio.create_task(workshop.explain(explaining(by(provider)), soon())) for _ in range(5)]
+        await provider.until(lambda server: server.in_flight == 1)
+        go.set()
+        explanations = await asyncio.gather(*tasks)
+        assert {one.text for one in explanations} == {"cats"}
+        assert sum(one.usage.cached for one in explanations) == 4
+        assert len(provider.calls) == 1
+        await workshop.aclose()
+
+    run(test, answer=lambda call: EXPLAINED, acts=lambda call: fake.after(go))
 
 
 def test_prices_of_the_configuration_count_against_budgets() -> None:
