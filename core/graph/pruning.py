@@ -14,7 +14,6 @@ total is the smallest that is kept; equal ones are kept with it. So 0 keeps the 
 """
 
 import math
-import sys
 from collections.abc import Callable, Iterable
 from functools import partial, reduce
 from typing import Final
@@ -112,7 +111,7 @@ def smallest_kept(blocks: Callable[[], Iterable[Tensor]], threshold: float) -> f
         threshold: From 0 to 1.
     """
     if threshold >= 1:
-        return sys.float_info.min
+        return math.ulp(0.0)
     by_bucket = (torch.bincount(_bucket(scores), weights=scores, minlength=_N_BUCKETS) for scores in blocks())
     sums = reduce(Tensor.add_, by_bucket).flip(0)
     running = sums.cumsum(0)

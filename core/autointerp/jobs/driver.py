@@ -192,11 +192,12 @@ class Driver:
         if self._runs.get(job.id) is not run:  # it was stopped meanwhile
             await self.in_file(self._store.settle, [GivenBack(unit) for unit in units])
             return
-        for unit in units:
-            run.tasks[unit.number] = asyncio.create_task(self._work(run, run.work, unit))
         if units:
+            run.alone = None if run.tasks or len(units) > 1 else units[0].number
             self._served += 1
             run.served = self._served
+        for unit in units:
+            run.tasks[unit.number] = asyncio.create_task(self._work(run, run.work, unit))
 
     async def _prepare(self, run: Run) -> None:
         """Makes the cache of a job if it is not there, and its units."""
@@ -259,7 +260,7 @@ class Driver:
                 if not isinstance(outcome, GivenBack) and outcome in counted:
                     run.count(outcome)
                 if halt is not None:
-                    await self._halt(run, halt)
+                    await self._halt(run, outcome.unit, halt)
             for run in runs.values():
                 await self._after(run, tell=run in due)
             self.ring()
@@ -290,11 +291,11 @@ class Driver:
                 {"status": job.status, **asdict(job.counts), **run.progress(job)},
             )
 
-    async def _halt(self, run: Run, halt: Halt) -> None:
+    async def _halt(self, run: Run, unit: Unit, halt: Halt) -> None:
         if halt.status is None:
             run.held_until_s = max(run.held_until_s, self._clock.monotonic() + halt.hold_s)
             return
-        if halt.status == "paused_budget" and run.tasks:  # what they set aside will mostly come back
+        if halt.status == "paused_budget" and run.alone != unit.number:  # what others set aside mostly comes back
             run.most = max(1, len(run.tasks) // 2)
             return
         with suppress(Conflict, NotFound):

@@ -56,6 +56,7 @@ class Run:
         told_s: When its progress was last told of, by the monotonic clock.
         alike: Code of its last failure, and how many were alike in a row.
         proven: Whether anything was done.
+        alone: The unit that was begun while no other was in progress, if none was begun since.
         most: Units at once, while what others have set aside is all that is left of the budget; None: as the job says.
     """
 
@@ -70,6 +71,7 @@ class Run:
     told_s: float = float("-inf")
     alike: tuple[str, int] | None = None
     proven: bool = False
+    alone: int | None = None
     most: int | None = None
 
     def room(self) -> int:

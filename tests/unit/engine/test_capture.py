@@ -38,7 +38,7 @@ def test_a_batch_of_different_lengths_equals_each_prompt_alone(
     together = eager_model(family).capture([ids for ids, _ in batch], {hook for _, hook in batch}).activations
     for row, (ids, hook) in enumerate(batch):
         alone = watch(family, ids).expected(hook)
-        torch.testing.assert_close(together[hook][row, : len(ids)], alone, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together[hook][row, : len(ids)], alone, rtol=1e-4, atol=3e-5)
 
 
 @every

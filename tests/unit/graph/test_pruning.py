@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from core.errors import InvalidRequest, RayscopeError
@@ -200,6 +200,7 @@ def test_a_pruned_graph_travels_small() -> None:
     scores=st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.5, 1.0, 3.0]) | st.floats(0, 1e6), min_size=1, max_size=60),
     threshold=shares,
 )
+@example(scores=[5e-324], threshold=1.0)
 def test_the_cut_is_where_a_sorted_sum_reaches_the_threshold(scores: list[float], threshold: float) -> None:
     values = np.array(scores)
     smallest = smallest_kept(lambda: torch.tensor(scores, dtype=torch.float64).split(7), threshold)

@@ -131,6 +131,20 @@ async def test_money_pauses_a_job_and_costs_no_attempt(path: Path, error: Raysco
 
 
 @in_a_loop
+async def test_a_unit_that_ran_out_of_budget_beside_others_is_tried_alone_before_the_job_pauses(path: Path) -> None:
+    refused = BudgetReached("the others have set aside what is left", "Raise the budget.")
+    ends = [None, refused, refused, refused]
+    workers = ScriptedWorkers(lambda _: ends.pop(0) if ends else None)
+    workers.open.clear()
+    async with Desk(path, workers) as desk:
+        job_id = (await desk.control.submit(job_spec(4, scorers=(), concurrency=4))).job.id
+        await workers.until(lambda: workers.in_flight == 4)
+        workers.open.set()
+        await desk.until(job_id, "succeeded")
+    assert workers.asked.total() == 7
+
+
+@in_a_loop
 async def test_a_replica_that_died_costs_a_second_attempt_and_never_a_third(path: Path) -> None:
     workers = ScriptedWorkers(lambda task: Unavailable("it died") if task.record.name.index == 1 else None)
     async with Desk(path, workers) as desk:
