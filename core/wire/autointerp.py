@@ -17,7 +17,6 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from pydantic import Field, SecretStr, Strict, StrictInt, StrictStr, WithJsonSchema
 
 from core.wire.base import Number, RequestModel, WireModel
-from core.wire.cluster import ErrorBody
 from core.wire.prompts import examples
 
 # The document calls it a string; a masked default would say nothing.
@@ -173,9 +172,3 @@ class ScoreEmbeddingResponse(_Reply):
 
     score: float = Field(description="Area under the ROC curve of the similarities.")
     breakdown: list[ScoreEmbeddingBreakdownItem] = Field(description="All texts.")
-
-
-class AutointerpErrorBody(ErrorBody):
-    """What is told of a failure. `detail` is what the peer's clients look into and says what `error` says."""
-
-    detail: str = Field(description="What happened.")

@@ -8,7 +8,7 @@ may hold a secret.
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, computed_field
 
 from core.wire.base import Case, WireModel
 
@@ -218,6 +218,16 @@ class ErrorBody(WireModel):
     code: str = Field(description="Kind of error, for programs.")
     hint: _Message | None = Field(description="What to do about it.")
     request_id: str = Field(description="Name of this request in the cluster's logs.")
+
+
+class DetailedErrorBody(ErrorBody):
+    """The same where peers have clients: some look for `error`, others for `detail`."""
+
+    @computed_field(description="The same as `error`.")
+    @property
+    def detail(self) -> str:
+        """The same as `error`."""
+        return self.error
 
 
 class SchemaProblem(WireModel):

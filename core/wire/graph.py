@@ -11,11 +11,10 @@ Ours, all optional: `model_id` where the peer serves only one model, `transcoder
 
 from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
-from pydantic import AliasChoices, AliasGenerator, ConfigDict, Field, computed_field
+from pydantic import AliasChoices, AliasGenerator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from core.wire.base import Case, WireModel
-from core.wire.cluster import ErrorBody
 
 Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -266,13 +265,3 @@ class CheckBusyResponse(GraphReply):
     """Answer of /check-busy."""
 
     busy: bool = Field(description="Whether a graph that is asked for now would be refused.")
-
-
-class GraphErrorBody(ErrorBody):
-    """Why a graph route refused or failed. Some of its clients look for `error`, others for `detail`."""
-
-    @computed_field(description="The same as `error`.")
-    @property
-    def detail(self) -> str:
-        """The same as `error`."""
-        return self.error

@@ -18,7 +18,6 @@ from core.exchange.autointerp_types import (
     wanted_record,
 )
 from core.wire.autointerp import (
-    AutointerpErrorBody,
     ExplainDefaultRequest,
     ExplainDefaultResponse,
     ScoreEmbeddingRequest,
@@ -33,6 +32,7 @@ from core.wire.autointerp_types import (
     ScoreTypedResponse,
     TypesResponse,
 )
+from core.wire.cluster import DetailedErrorBody
 from deployments.autointerp.client import AutointerpClient
 from deployments.gateway.desk import Desk
 from deployments.gateway.routes import add_post, add_route
@@ -51,7 +51,7 @@ _TOLD = {
     504: "The provider, or all of it, took too long.",
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": AutointerpErrorBody, "description": text} for status, text in _TOLD.items()
+    status: {"model": DetailedErrorBody, "description": text} for status, text in _TOLD.items()
 }
 """What these routes answer otherwise than all others."""
 

@@ -14,10 +14,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from core.errors import InvalidRequest, Overloaded, RayscopeError
-from core.wire.autointerp import AutointerpErrorBody
 from core.wire.base import render
-from core.wire.cluster import ErrorBody, SchemaErrorBody, schema_problems
-from core.wire.graph import GraphErrorBody
+from core.wire.cluster import DetailedErrorBody, ErrorBody, SchemaErrorBody, schema_problems
 from core.wire.openai_replies import openai_error
 
 OPENAI_PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
@@ -52,13 +50,7 @@ def error_body(error: RayscopeError, request_id: str, path: str) -> bytes:
     """What the clients of a route are told about an error."""
     if path in OPENAI_PATHS:
         return render(openai_error(error), "snake")
-    body = {"error": error.message, "code": error.code, "hint": error.hint, "request_id": request_id}
-    if is_graph_path(path):
-        return render(GraphErrorBody.model_validate(body | {"detail": error.message}), "camel")
-    told = ErrorBody.model_validate(body)
-    if is_autointerp_path(path):
-        return render(AutointerpErrorBody(**told.model_dump(), detail=told.error), "camel")
-    return render(told, "camel")
+    return _told(path, error=error.message, code=error.code, hint=error.hint, request_id=request_id)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -80,11 +72,14 @@ def install_error_handlers(app: FastAPI) -> None:
         return Response(render(body, "camel"), 422, media_type="application/json")
 
     async def http(request: Request, error: Any) -> Response:
-        code = _CODES.get(error.status_code, "http_error")
-        body = ErrorBody(
-            error=str(error.detail), code=code, hint="See /docs for the routes.", request_id=request.state.request_id
+        body = _told(
+            route_path(request.scope),
+            error=str(error.detail),
+            code=_CODES.get(error.status_code, "http_error"),
+            hint="See /docs for the routes.",
+            request_id=request.state.request_id,
         )
-        return Response(render(body, "camel"), error.status_code, error.headers, "application/json")
+        return Response(body, error.status_code, error.headers, "application/json")
 
     async def unexpected(request: Request, error: Exception) -> Response:
         _LOG.exception("request %s failed", request.state.request_id, exc_info=error)
@@ -95,6 +90,12 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, unexpected)
+
+
+def _told(path: str, **body: str | None) -> bytes:
+    """The fields of an `ErrorBody` as a route's clients look for them."""
+    shape = DetailedErrorBody if is_graph_path(path) or is_autointerp_path(path) else ErrorBody
+    return render(shape.model_validate(body), "camel")
 
 
 def _malformed_for_openai(problem: Mapping[str, Any]) -> Response:

@@ -12,11 +12,11 @@ from core.exchange.graph_prompt import parse_chat_prompt
 from core.exchange.graph_steering import steer
 from core.graph.publisher import Published
 from core.wire.base import render
+from core.wire.cluster import DetailedErrorBody
 from core.wire.graph import (
     CheckBusyResponse,
     ForwardPassRequest,
     ForwardPassResponse,
-    GraphErrorBody,
     GraphGenerationRequest,
     GraphGenerationResponse,
     ParseChatPromptRequest,
@@ -29,8 +29,8 @@ from deployments.gateway.routes import add_post, add_route
 
 TAG = "attribution graphs"
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": GraphErrorBody, "description": "The request can not succeed as it is, or has no secret."},
-    403: {"model": GraphErrorBody, "description": "The secret is wrong."},
+    400: {"model": DetailedErrorBody, "description": "The request can not succeed as it is, or has no secret."},
+    403: {"model": DetailedErrorBody, "description": "The secret is wrong."},
 }
 """What these routes answer otherwise than all others."""
 

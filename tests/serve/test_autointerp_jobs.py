@@ -14,6 +14,7 @@ from ray import serve
 from cluster.autointerp_arguments import AutointerpArgs
 from tests.ray_testing import deploy
 from tests.serve.conftest import DEMO, RunningCluster
+from tests.serve.probing import probe
 from tests.serve.provider_thread import RunningProvider, running_provider
 from tests.unit.autointerp import fake_provider as fake
 from tests.unit.autointerp.fake_provider import Call
@@ -292,3 +293,8 @@ def test_a_job_that_can_not_begin_says_why(caller: Caller) -> None:
     last = caller.follow(job_id)[-1]
     assert last["data"]["status"] == "failed"
     assert "nobody-made-it" in last["data"]["reason"]
+
+
+def test_no_input_makes_a_server_error(url: str) -> None:
+    document = httpx.get(f"{url}/openapi.json", timeout=60).json()
+    assert probe(url, document, lambda path: path.startswith(JOBS), 15)

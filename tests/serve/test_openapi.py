@@ -6,12 +6,10 @@ from typing import Any
 
 import httpx
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, Phase, settings
-from schemathesis.specs.openapi.checks import status_code_conformance
 
 from tests.serve.conftest import RunningCluster
 from tests.serve.demo_graphs import COUNT
+from tests.serve.probing import probe
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "contract" / "data" / "inference.json").read_text())
 NOT_YET = ("/v1/lens/", "/initialize")
@@ -73,36 +71,7 @@ def test_every_documented_example_is_answered(cluster: RunningCluster, document:
 
 
 def test_no_input_makes_a_server_error(cluster: RunningCluster, document: dict[str, Any]) -> None:
-    schema = schemathesis.openapi.from_dict(document)
-    cases = 0
-    for result in schema.get_all_operations():
-        operation = result.ok()
-        if operation.path.startswith(AUTOINTERP):
-            continue
-
-        @settings(
-            max_examples=25,
-            deadline=None,
-            derandomize=True,
-            phases=(Phase.explicit, Phase.generate),
-            suppress_health_check=list(HealthCheck),
-        )
-        @schemathesis_given(operation)
-        def probe(case: schemathesis.Case) -> None:
-            nonlocal cases
-            cases += 1
-            response = case.call(base_url=cluster.url, timeout=60)
-            assert response.status_code < 500 or case.path == "/ready", (case.path, response.text, case.body)
-            status_code_conformance(None, response, case)
-
-        probe()
-    assert cases >= 200
-
-
-def schemathesis_given(operation: Any) -> Any:
-    from hypothesis import given
-
-    return given(case=operation.as_strategy())
+    assert probe(cluster.url, document, lambda path: not path.startswith(AUTOINTERP)) >= 200
 
 
 @pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/health", "/ready", "/v1/models"])

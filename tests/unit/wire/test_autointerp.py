@@ -9,7 +9,6 @@ from pydantic import SecretStr, ValidationError
 
 from core.wire.autointerp import (
     FRENCH,
-    AutointerpErrorBody,
     ExplainDefaultRequest,
     NPActivation,
     ScoreEmbeddingRequest,
@@ -101,8 +100,3 @@ def test_the_key_may_be_left_out() -> None:
 def test_an_embedding_request_needs_no_key_and_no_model() -> None:
     request = ScoreEmbeddingRequest.model_validate({"activations": FRENCH, "explanation": "Cats"})
     assert request.embedding_model is None
-
-
-def test_an_error_says_it_where_the_peers_clients_look() -> None:
-    body = AutointerpErrorBody(error="No.", code="invalid_request", hint=None, request_id="r", detail="No.")
-    assert json.loads(render(body, "camel"))["detail"] == "No."

@@ -6,10 +6,10 @@ from pydantic import ValidationError
 
 from core.errors import InvalidRequest
 from core.wire.base import render
+from core.wire.cluster import DetailedErrorBody
 from core.wire.graph import (
     ForwardPassRequest,
     ForwardPassResponse,
-    GraphErrorBody,
     GraphGenerationRequest,
     LogitsByToken,
     ParseChatPromptRequest,
@@ -142,7 +142,7 @@ def test_steered_texts_shout_their_keys(case: Any) -> None:
 
 
 def test_an_error_is_found_under_either_name() -> None:
-    body = GraphErrorBody(error="lone \ud800", code="invalid_request", hint=None, request_id="r")
+    body = DetailedErrorBody(error="lone \ud800", code="invalid_request", hint=None, request_id="r")
     shown = json.loads(render(body, "snake"))
     assert shown == {
         "error": "lone ?",
