@@ -11,6 +11,7 @@ import pytest
 from cluster.arguments import GatewayArgs, ModelAppArgs, SecretSource
 from cluster.graph_arguments import GraphAppArgs
 from tests.ray_testing import deploy, serve_instance
+from tests.s3_server import s3_bucket
 from tests.tiny_models import save_sae_folder
 
 SECRET = "correct horse battery staple"
@@ -43,26 +44,8 @@ class RunningCluster:
 @pytest.fixture(scope="package")
 def bucket() -> Iterator[Any]:
     """The bucket that graphs may be stored in, on a real S3 server; what Ray starts from now on finds it."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    variables = {
-        "AWS_ACCESS_KEY_ID": "cluster",
-        "AWS_SECRET_ACCESS_KEY": "the-clusters-secret-key",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        bucket = boto3.session.Session().resource("s3").Bucket(BUCKET)
-        bucket.create()
+    with s3_bucket(BUCKET) as bucket:
         yield bucket
-    server.stop()
 
 
 @pytest.fixture(scope="package")

@@ -11,12 +11,12 @@ from urllib.parse import parse_qs, urlsplit
 import boto3
 import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
 from core.errors import UploadFailed, UrlRefused
 from core.graph.s3 import S3Limits, S3Place, S3Store
 from core.graph.upload import Uploader
 from core.outbound_urls import CheckedTransport, UrlPolicy
+from tests.s3_server import S3_SECRET, s3_server
 from tests.unit.graph.storage import Received, Storage, Streams, answers, hangs
 
 GRAPH = [b'{"nodes": [', b'{"n": 1}, ' * 5000, b'{"n": 2}]}']
@@ -24,30 +24,23 @@ BODY = b"".join(GRAPH)
 PART_BYTES = 5 * 2**20
 LARGE = random.Random(0).randbytes(12 * 2**20)
 BUCKET = "graphs"
-SECRET = "the-clusters-secret-key"
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+def server() -> Iterator[dict[str, str]]:
+    with s3_server() as variables:
+        yield variables
 
 
 @pytest.fixture(autouse=True)
-def credentials(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+def credentials(monkeypatch: pytest.MonkeyPatch, server: dict[str, str]) -> None:
     """As an operator sets them."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "cluster")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    for variable, value in server.items():
+        monkeypatch.setenv(variable, value)
 
 
 @pytest.fixture
-def bucket(endpoint: str) -> Iterator[Any]:
+def bucket(credentials: None) -> Iterator[Any]:
     bucket = boto3.session.Session().resource("s3").Bucket(BUCKET)
     bucket.create()
     yield bucket
@@ -79,7 +72,7 @@ def test_a_graph_is_stored_and_can_be_fetched_without_credentials(
     assert signed["X-Amz-Expires"] == ["3600"]
     for text in (repr(stored), told):
         assert signed["X-Amz-Signature"][0] not in text
-        assert SECRET not in text
+        assert S3_SECRET not in text
 
 
 def test_a_compressed_graph_is_inflated_by_whoever_fetches_it(bucket: Any) -> None:
@@ -183,7 +176,7 @@ def test_a_bucket_that_is_not_there_is_a_failure() -> None:
     with pytest.raises(UploadFailed, match="NoSuchBucket") as caught:
         asyncio.run(put(S3Store(("s3://nowhere",)), "s3://nowhere/graph.json"))
     assert caught.value.storage_status == 404
-    assert SECRET not in repr(caught.value) + caught.value.text
+    assert S3_SECRET not in repr(caught.value) + caught.value.text
 
 
 def test_an_endpoint_that_is_not_there_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from core.autointerp.jobs.schema import JobFile
 from core.autointerp.jobs.snapshots import Snapshots
 from core.autointerp.jobs.store import JobStore
 from core.errors import Unavailable
+from tests.s3_server import s3_bucket
 from tests.unit.autointerp.jobs.scripted_jobs import Desk, ScriptedWorkers, in_a_loop, job_spec
 
 PLACE = "s3://jobs-bucket/some/folder"
@@ -18,26 +19,8 @@ PLACE = "s3://jobs-bucket/some/folder"
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[Any]:
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    variables = {
-        "AWS_ACCESS_KEY_ID": "cluster",
-        "AWS_SECRET_ACCESS_KEY": "the-clusters-secret-key",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        bucket = boto3.session.Session().resource("s3").Bucket("jobs-bucket")
-        bucket.create()
+    with s3_bucket("jobs-bucket") as bucket:
         yield bucket
-    server.stop()
 
 
 def test_a_host_without_its_disk_goes_on_from_the_last_copy(bucket: Any, tmp_path: Path) -> None:
