@@ -7,7 +7,8 @@ The Gateway uses it too. Forward passes and interventions go straight to the Tra
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Self
 
 import orjson
@@ -38,6 +39,7 @@ from core.wire.graph import GraphGenerationRequest
 from deployments.client import asked, retried
 
 LOST = ("What was kept of this graph is lost: its replica died.", "Make the graph again.")
+_ATTEMPTS = 2
 _QUICK_S = 20.0
 _POLL_S = 10.0
 _DEFAULT_TIMEOUT_S = 600.0
@@ -92,7 +94,7 @@ class GraphClient:
 
     async def generate(self, question: GraphQuestion, deadline: Deadline) -> Published:
         """Makes a graph and waits for it."""
-        return await self._fetched(self._pipeline.generate.remote(question, deadline), deadline)
+        return await self._fetched(lambda: self._pipeline.generate.remote(question, deadline), deadline)
 
     async def busy(self) -> bool:
         """Whether a graph that is asked for now would be refused."""
@@ -120,7 +122,7 @@ class GraphClient:
 
     async def result(self, job_id: str, deadline: Deadline) -> Published:
         """Where it went, or its document, or that of the part that is there."""
-        return await self._fetched(self._pipeline.result.remote(job_id, deadline), deadline)
+        return await self._fetched(lambda: self._pipeline.result.remote(job_id, deadline), deadline)
 
     async def prune(
         self,
@@ -131,8 +133,8 @@ class GraphClient:
         deadline: Deadline,
     ) -> Published:
         """The same graph at other thresholds."""
-        call = self._pipeline.prune.remote(job_id, options, labels, delivery, deadline)
-        return await self._fetched(call, deadline)
+        prune = self._pipeline.prune.remote
+        return await self._fetched(lambda: prune(job_id, options, labels, delivery, deadline), deadline)
 
     async def delete(self, job_id: str) -> JobState:
         """Stops it and forgets it."""
@@ -152,13 +154,17 @@ class GraphClient:
         async with Deadline.after(_QUICK_S).limit():
             return await asked(getattr(self._pipeline, method).remote(*arguments))
 
-    async def _fetched(self, call: Any, deadline: Deadline) -> Published:
-        """A graph's document comes from the object store, past the pipeline."""
+    async def _fetched(self, call: Callable[[], Any], deadline: Deadline) -> Published:
+        """A graph's document comes from the object store, past the pipeline.
+
+        It lies with the replica that wrote it. When that dies before it is fetched, it is asked for again; nothing is
+        delivered twice by that, as only what is delivered nowhere is fetched.
+        """
         async with deadline.limit():
-            done = await asked(call)
-            if isinstance(done, Published):
-                return done
-            try:
-                return Published(content=await done.reference)
-            except ObjectLostError:
-                raise Unavailable(*LOST) from None
+            for _ in range(_ATTEMPTS):
+                done = await asked(call())
+                if isinstance(done, Published):
+                    return done
+                with suppress(ObjectLostError):
+                    return Published(content=await done.reference)
+            raise Unavailable(*LOST)
