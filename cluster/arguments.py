@@ -9,13 +9,14 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from cluster.replica_arguments import ReplicaArgs
 from cluster.steerer_arguments import SteererArgs
 from cluster.strict import StrictArguments
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 
-class RunnerArgs(StrictArguments):
+class RunnerArgs(ReplicaArgs):
     """One Runner deployment: the model with some of its source sets, on a share of a device."""
 
     name: str = Field("Runner", description="Deployment name, unique within the application.")
@@ -38,16 +39,9 @@ class RunnerArgs(StrictArguments):
     )
     max_loaded_saes: int | None = Field(None, ge=1, description="Upper limit on the number of resident SAEs.")
     preload: bool = Field(True, description="Load SAEs at start-up, in listed order, until the budget is full.")
-    num_gpus: float = Field(0.0, ge=0, le=1, description="Share of a GPU that each replica reserves and may fill.")
     num_cpus: float = Field(0.5, ge=0, description="CPUs that each replica reserves for scheduling.")
     threads: int | None = Field(None, ge=1, description="Threads of one replica on a CPU. Default: all cores.")
-    min_replicas: int = Field(1, ge=0, description="Replicas kept when idle; 0 scales to zero.")
-    max_replicas: int = Field(1, ge=1, description="Replicas at most.")
-    target_ongoing_requests: float = Field(
-        16, gt=0, description="Requests in progress per replica that autoscaling aims for."
-    )
-    upscale_delay_s: float = Field(10.0, ge=0, description="Load must last this long before a replica is added.")
-    downscale_delay_s: float = Field(300.0, ge=0, description="Idleness must last this long before one is removed.")
+    target_ongoing_requests: float = Field(16, gt=0, description="Requests per replica that autoscaling aims for.")
     max_ongoing_requests: int = Field(64, ge=1, description="Requests in progress per replica at most.")
     max_queued_requests: int = Field(
         256, ge=1, description="Requests that may wait per Gateway replica before it answers 429."
@@ -63,8 +57,6 @@ class RunnerArgs(StrictArguments):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(f"min_replicas ({self.min_replicas}) is above max_replicas ({self.max_replicas})")
         unlisted = set(self.source_folders) - set(self.source_sets)
         if unlisted:
             raise ValueError(f"source_folders names sets that source_sets does not list: {sorted(unlisted)}")

@@ -1,14 +1,14 @@
 """Typed arguments of a Steerer: a model on vLLM, and what Ray reserves for each of its replicas."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from cluster.strict import StrictArguments
+from cluster.replica_arguments import ScalingArgs
 from core.steerer.settings import EngineSettings
 
 
-class SteererArgs(StrictArguments):
+class SteererArgs(ScalingArgs):
     """One Steerer deployment: the model on vLLM, spread over the GPUs of a replica."""
 
     name: str = Field("Steerer", description="Deployment name, unique within the application.")
@@ -59,23 +59,13 @@ class SteererArgs(StrictArguments):
     env: dict[str, str] = Field(
         default_factory=dict, description="Environment variables of its processes, such as VLLM_CPU_KVCACHE_SPACE."
     )
-    min_replicas: int = Field(1, ge=0, description="Replicas kept when idle; 0 scales to zero.")
-    max_replicas: int = Field(1, ge=1, description="Replicas at most.")
-    target_ongoing_requests: float = Field(
-        32, gt=0, description="Requests in progress per replica that autoscaling aims for."
-    )
+    target_ongoing_requests: float = Field(32, gt=0, description="Requests per replica that autoscaling aims for.")
     upscale_delay_s: float = Field(30.0, ge=0, description="Load must last this long before a replica is added.")
     downscale_delay_s: float = Field(600.0, ge=0, description="Idleness must last this long before one is removed.")
     max_ongoing_requests: int = Field(128, ge=1, description="Requests in progress per replica at most.")
     max_queued_requests: int = Field(
         256, ge=1, description="Requests that may wait per Gateway replica before it answers 429."
     )
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(f"min_replicas ({self.min_replicas}) is above max_replicas ({self.max_replicas})")
-        return self
 
     def settings(self, weights: str, revision: str | None = None, dtype: str = "auto") -> EngineSettings:
         """What the engine is started with.

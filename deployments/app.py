@@ -60,8 +60,7 @@ def _deployment(cls: type) -> Deployment:
 
 
 def _bind_runner(description: ModelDescription, args: RunnerArgs) -> Application:
-    resources = {"num_cpus": args.num_cpus, "num_gpus": args.num_gpus}
-    return _bind(Runner, description, args, {"ray_actor_options": resources, "health_check_timeout_s": 30})
+    return _bind(Runner, description, args, {"health_check_timeout_s": 30})
 
 
 def _bind_steerer(description: ModelDescription, args: SteererArgs) -> Application:
@@ -74,19 +73,12 @@ def _bind(
 ) -> Application:
     deployment = _deployment(cls).options(
         name=args.name,
-        autoscaling_config=AutoscalingConfig(
-            min_replicas=args.min_replicas,
-            max_replicas=args.max_replicas,
-            target_ongoing_requests=args.target_ongoing_requests,
-            upscale_delay_s=args.upscale_delay_s,
-            downscale_delay_s=args.downscale_delay_s,
-        ),
-        max_ongoing_requests=args.max_ongoing_requests,
         max_queued_requests=args.max_queued_requests,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=_RETRY_AFTER_S),
         # A checkpoint that can not be loaded stays bad: say so soon.
         max_constructor_retry_count=3,
         graceful_shutdown_timeout_s=30,
+        **args.options(),
         **options,
     )
     return deployment.bind(description, args)
